@@ -1,0 +1,217 @@
+//! Which part of a version rises when a spec changes: one table, documented by `docs/versions.md`.
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{CheckedSpec, Metric};
+
+/// The part of a version that rises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bump {
+    /// The same inputs and outputs, other numbers.
+    Patch,
+    /// Old callers still work.
+    Minor,
+    /// Inputs or outputs break.
+    Major,
+}
+
+/// One difference between two specs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// What it asks for.
+    pub bump: Bump,
+    /// The field.
+    pub field: String,
+    /// What changed.
+    pub change: String,
+}
+
+/// The rules, as the documentation shows them: change, bump, reason.
+pub const RULES: &[(&str, Bump, &str)] = &[
+    ("an action removed", Bump::Major, "requests that name it are refused"),
+    ("a feature removed", Bump::Major, "what callers send is no longer used"),
+    ("a feature's type changed", Bump::Major, "what callers send is no longer understood"),
+    ("a metric removed", Bump::Major, "feedback that names it is refused"),
+    (
+        "a metric's bounds narrowed or its goal changed",
+        Bump::Major,
+        "feedback that was valid is refused, or means the opposite",
+    ),
+    ("an action added", Bump::Minor, "replies may name it"),
+    (
+        "an action's payload or max changed",
+        Bump::Minor,
+        "replies carry another payload, or other actions are eligible",
+    ),
+    (
+        "a feature added, or its encoding or log mode changed",
+        Bump::Minor,
+        "old requests still work; that feature learns anew",
+    ),
+    ("a cross added or removed", Bump::Minor, "old requests still work"),
+    ("a metric added, or its bounds widened", Bump::Minor, "old feedback is still valid"),
+    ("a metric's features changed", Bump::Minor, "that metric learns anew what it did not have"),
+    ("the algorithm, parameters or covariance changed", Bump::Minor, "another family of learner"),
+    (
+        "anything else: weights, incumbent, prior, explore, hyperparameters, feedback, batch",
+        Bump::Patch,
+        "same inputs and outputs, nothing relearned",
+    ),
+];
+
+/// Every difference between two specs of the same model, the largest bump first. Empty if they are equal.
+#[must_use]
+pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut note = |bump, field: String, change: &str| {
+        found.push(Difference { bump, field, change: change.to_owned() });
+    };
+    for action in old.actions() {
+        let field = format!("actions.{}", action.name);
+        match new.action(action.name.as_str()).map(|i| &new.actions()[i]) {
+            None => note(Bump::Major, field, "removed"),
+            Some(a) if a.payload != action.payload => note(Bump::Minor, field, "payload changed"),
+            Some(a) if max_of(new, a) != max_of(old, action) => {
+                note(Bump::Minor, field, "max changed")
+            }
+            Some(_) => {}
+        }
+    }
+    for action in new.actions().iter().filter(|a| old.action(a.name.as_str()).is_none()) {
+        note(Bump::Minor, format!("actions.{}", action.name), "added");
+    }
+    for feature in old.features() {
+        let field = format!("features.{}", feature.name);
+        match new.features().iter().find(|f| f.name == feature.name) {
+            None => note(Bump::Major, field, "removed"),
+            Some(f) if f.encoding.kind() != feature.encoding.kind() => {
+                note(Bump::Major, field, "type changed");
+            }
+            Some(f) if f != feature => note(Bump::Minor, field, "encoding or log mode changed"),
+            Some(_) => {}
+        }
+    }
+    for feature in new.features().iter().filter(|f| old.features().iter().all(|o| o.name != f.name))
+    {
+        note(Bump::Minor, format!("features.{}", feature.name), "added");
+    }
+    if old.spec().crosses != new.spec().crosses {
+        note(Bump::Minor, "crosses".to_owned(), "changed");
+    }
+    for metric in old.metrics() {
+        let field = format!("metrics.{}", metric.name);
+        match new.metric(&metric.name).map(|i| &new.metrics()[i]) {
+            None => note(Bump::Major, field, "removed"),
+            Some(m) => metric_difference(metric, m, old, new, |b, c| note(b, field.clone(), c)),
+        }
+    }
+    for metric in new.metrics().iter().filter(|m| old.metric(&m.name).is_none()) {
+        note(Bump::Minor, format!("metrics.{}", metric.name), "added");
+    }
+    let (a, b) = (old.policy(), new.policy());
+    if (a.algorithm, a.parameters, a.covariance) != (b.algorithm, b.parameters, b.covariance) {
+        note(Bump::Minor, "learner".to_owned(), "another family");
+    }
+    if found.is_empty() && old.spec() != new.spec() {
+        let change = "same inputs and outputs, other numbers".to_owned();
+        found.push(Difference { bump: Bump::Patch, field: "spec".to_owned(), change });
+    }
+    found.sort_by_key(|d| core::cmp::Reverse(d.bump));
+    found
+}
+
+fn max_of<'a>(spec: &'a CheckedSpec, action: &crate::spec::Action) -> Vec<(&'a str, f64)> {
+    action.max.iter().map(|(i, v)| (spec.features()[*i].name.as_str(), *v)).collect()
+}
+
+fn metric_difference(
+    old: &Metric,
+    new: &Metric,
+    old_spec: &CheckedSpec,
+    new_spec: &CheckedSpec,
+    mut note: impl FnMut(Bump, &str),
+) {
+    let narrowed = match (old.bounds, new.bounds) {
+        (None, Some(_)) => true,
+        (Some([a, b]), Some([c, d])) => c > a || d < b,
+        (_, None) => false,
+    };
+    if narrowed {
+        note(Bump::Major, "bounds narrowed");
+    } else if old.bounds != new.bounds {
+        note(Bump::Minor, "bounds widened");
+    }
+    if old.goal != new.goal {
+        note(Bump::Major, "goal changed");
+    }
+    let listed =
+        |spec: &CheckedSpec| spec.spec().metrics.get(&old.name).and_then(|m| m.features.clone());
+    if listed(old_spec) != listed(new_spec) {
+        note(Bump::Minor, "features changed");
+    }
+}
+
+/// The version after `version` for these differences; `None` if there are none.
+#[must_use]
+pub fn next(version: &Version, differences: &[Difference]) -> Option<Version> {
+    let bump = differences.iter().map(|d| d.bump).max()?;
+    let Version { major, minor, patch, .. } = *version;
+    Some(match bump {
+        Bump::Major => Version::new(major + 1, 0, 0),
+        Bump::Minor => Version::new(major, minor + 1, 0),
+        Bump::Patch => Version::new(major, minor, patch + 1),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::ModelSpec;
+
+    const BASE: &str = r#"
+schema = 1
+name = "router"
+kind = "policy"
+actions = ["a", "b"]
+[features]
+tokens = { type = "number", scale = "log" }
+[metrics]
+quality = { bounds = [0, 1] }
+cost = { goal = "min", explore = false }
+[objective]
+weights = { quality = 1.0, cost = -30.0 }
+[learner]
+algorithm = "linucb"
+"#;
+
+    #[test]
+    fn each_rule_raises_its_part() {
+        let spec = |text: &str| ModelSpec::from_toml(text).unwrap().check().unwrap();
+        let old = spec(BASE);
+        assert_eq!(next(&Version::new(1, 4, 2), &differences(&old, &old)), None);
+        for (from, to, expected) in [
+            ("[\"a\", \"b\"]", "[\"a\", \"c\"]", "2.0.0"),
+            ("tokens = { type = \"number\", scale = \"log\" }", "", "2.0.0"),
+            ("{ type = \"number\", scale = \"log\" }", "{ type = \"category\" }", "2.0.0"),
+            ("bounds = [0, 1]", "bounds = [0, 0.5]", "2.0.0"),
+            ("[\"a\", \"b\"]", "[\"a\", \"b\", \"c\"]", "1.5.0"),
+            ("scale = \"log\"", "scale = \"raw\"", "1.5.0"),
+            ("bounds = [0, 1]", "bounds = [0, 2]", "1.5.0"),
+            (
+                "goal = \"min\", explore = false",
+                "goal = \"min\", explore = false, features = []",
+                "1.5.0",
+            ),
+            ("\"linucb\"", "\"linear_thompson\"", "1.5.0"),
+            ("cost = -30.0", "cost = -10.0", "1.4.3"),
+            ("\"linucb\"", "\"linucb\"\nalpha = 1.0", "1.4.3"),
+        ] {
+            let new = spec(&BASE.replacen(from, to, 1));
+            let found = differences(&old, &new);
+            let version = next(&Version::new(1, 4, 2), &found).unwrap();
+            assert_eq!(version.to_string(), expected, "{from} → {to}: {found:?}");
+        }
+    }
+}

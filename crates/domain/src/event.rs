@@ -1,0 +1,211 @@
+//! The records of the log. The fold over them is the truth about learning.
+//!
+//! They are stored with postcard, whose encoding depends on the order of variants and fields: append only,
+//! never reorder. A changed layout is a new variant.
+
+use std::sync::Arc;
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ActionName, DecisionId, LearnerId, ModelName, Sha256};
+
+/// One record of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "decisions and feedback are nearly all events")]
+pub enum Event {
+    /// The log was opened; ids made from here on carry this epoch.
+    Opened {
+        /// Larger than every one before.
+        epoch: u32,
+        /// Wall time.
+        at_ms: u64,
+    },
+    /// A binary whose fold differs took over: identity and explanations are claimed between such marks.
+    FoldVersion(u32),
+    /// Time passed: the only way in which time moves inside the fold.
+    Tick {
+        /// Wall time, never less than in the tick before.
+        now_ms: u64,
+    },
+    /// A decision was made.
+    Decided(Decided),
+    /// Feedback came.
+    Feedback(Feedback),
+    /// A change of the registry.
+    Changed(Change),
+    /// Everything below was removed; a reference to it is an orphan.
+    Trimmed {
+        /// The first offset that is left.
+        before: u64,
+    },
+    /// Damaged records were given up by an operator.
+    LossAccepted {
+        /// The first byte that was lost.
+        from: u64,
+        /// The first byte after it.
+        to: u64,
+    },
+}
+
+/// How a decision came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// By the policy.
+    Ok,
+    /// The incumbent was answered, for the reason given beside.
+    Fallback,
+    /// An earlier choice of the session was repeated.
+    Sticky,
+    /// Made by another system and reported afterwards.
+    Elsewhere,
+}
+
+/// Why an action of the version could not be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removal {
+    /// The request named others.
+    NotRequested,
+    /// The named feature exceeds the action's `max`.
+    Max(String),
+}
+
+/// A decision: what was known, what could be chosen, with which probabilities, and what was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decided {
+    /// 64 random bits: they prove the id and key the draw.
+    pub nonce: u64,
+    /// Wall time of the decision.
+    pub at_ms: u64,
+    /// Whose decision.
+    pub model: ModelName,
+    /// The version that answered.
+    pub version: Version,
+    /// The learner whose weights answered.
+    pub learner: LearnerId,
+    /// The log offset up to which those weights had learned.
+    pub snapshot: u64,
+    /// Decisions of the model folded in that snapshot: the clock of forgetting by events.
+    pub clock: u64,
+    /// The declared features of the context, a JSON object.
+    pub context: String,
+    /// Indices into the version's actions of those that could be chosen.
+    pub eligible: Vec<u16>,
+    /// What removed the others.
+    pub removed: Vec<(u16, Removal)>,
+    /// One for each eligible action; empty where a decision made elsewhere did not say.
+    pub probabilities: Vec<f64>,
+    /// Index into `eligible`.
+    pub chosen: u16,
+    /// How it came about.
+    pub outcome: Outcome,
+    /// Why, where the outcome is not `Ok`.
+    pub reason: Option<String>,
+    /// What the caller said beside the context.
+    pub caller: Caller,
+    /// Metrics that were known at once: decisions made elsewhere.
+    pub metrics: Vec<(String, f64)>,
+}
+
+impl Decided {
+    /// The chosen action's index in the version's actions.
+    #[must_use]
+    pub fn action(&self) -> Option<u16> {
+        self.eligible.get(usize::from(self.chosen)).copied()
+    }
+
+    /// The probability with which it was chosen, where known.
+    #[must_use]
+    pub fn probability(&self) -> Option<f64> {
+        self.probabilities.get(usize::from(self.chosen)).copied()
+    }
+}
+
+/// What a caller may say beside the context.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The name of the key that authorised the request.
+    pub principal: Option<Arc<str>>,
+    /// The caller's own id: the same one again answers the same decision.
+    pub request_id: Option<String>,
+    /// Whom the decision is about.
+    pub targeting_key: Option<String>,
+    /// The session it belongs to.
+    pub session_id: Option<String>,
+    /// A flat JSON object.
+    pub metadata: Option<String>,
+}
+
+/// What feedback refers to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// A decision by Pawl's id.
+    Decision(DecisionId),
+    /// A decision by the caller's id.
+    Request {
+        /// Whose decision.
+        model: ModelName,
+        /// The caller's id of it.
+        request_id: String,
+    },
+}
+
+/// What came back for a decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// What it refers to.
+    pub target: Target,
+    /// Wall time of arrival.
+    pub received_ms: u64,
+    /// When it was observed, where the caller said so.
+    pub at_ms: Option<u64>,
+    /// Values by metric name.
+    pub metrics: Vec<(String, f64)>,
+    /// The action that was really taken, where it was another than the chosen one.
+    pub action_taken: Option<ActionName>,
+    /// The decision was not acted upon: it teaches nothing.
+    pub not_used: bool,
+    /// The name of the key that authorised the request.
+    pub principal: Option<Arc<str>>,
+    /// A flat JSON object.
+    pub metadata: Option<String>,
+}
+
+/// A change of the registry, relayed into the log in its order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Of the registry: a restored one has another.
+    pub incarnation: u64,
+    /// Dense from 1 within an incarnation.
+    pub seq: u64,
+    /// Wall time.
+    pub at_ms: u64,
+    /// The name of the key that made it.
+    pub principal: Option<Arc<str>>,
+    /// What changed.
+    pub kind: ChangeKind,
+}
+
+/// What changed in the registry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// A version came into production with a learner of its own.
+    Enrolled {
+        /// Of which model.
+        model: ModelName,
+        /// The version.
+        version: Version,
+        /// The new learner.
+        learner: LearnerId,
+        /// The whole checked spec, as JSON.
+        spec: String,
+        /// Its digest.
+        spec_sha256: Sha256,
+        /// The learner whose learning it takes over, by the names of features and actions.
+        inherits: Option<LearnerId>,
+    },
+    /// A change that the fold does not need, such as of a key: only its place in the order counts.
+    Noted,
+}

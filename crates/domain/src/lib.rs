@@ -1,0 +1,16 @@
+//! The words of Pawl: ids, events, specs, versions, probabilities.
+//!
+//! Plain data and its rules. Nothing here computes, stores or serves.
+
+pub mod bump;
+pub mod duration;
+pub mod event;
+pub mod id;
+pub mod probability;
+pub mod spec;
+pub mod suggest;
+
+pub use event::Event;
+pub use id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256};
+pub use probability::Probability;
+pub use spec::{CheckedSpec, ModelSpec};

@@ -1,0 +1,187 @@
+//! The learner's part of a spec: algorithm, parameters, hyperparameters.
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Duration;
+
+/// How actions are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Every eligible action alike.
+    Uniform,
+    /// The best predicted, and with probability ε any.
+    EpsilonGreedy,
+    /// UCB1 (Auer, Cesa-Bianchi, Fischer 2002), without context.
+    Ucb1,
+    /// Thompson sampling without context.
+    Thompson,
+    /// LinUCB (Li, Chu, Langford, Schapire 2010).
+    Linucb,
+    /// Linear Thompson sampling (Agrawal, Goyal 2013).
+    LinearThompson,
+}
+
+impl Algorithm {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::EpsilonGreedy => "epsilon_greedy",
+            Self::Ucb1 => "ucb1",
+            Self::Thompson => "thompson",
+            Self::Linucb => "linucb",
+            Self::LinearThompson => "linear_thompson",
+        }
+    }
+
+    /// Whether it predicts from the context with a linear model.
+    #[must_use]
+    pub const fn is_linear(self) -> bool {
+        matches!(self, Self::EpsilonGreedy | Self::Linucb | Self::LinearThompson)
+    }
+}
+
+/// Which parameters actions share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parameters {
+    /// Each action has its own (Li et al. 2010, algorithm 1).
+    #[default]
+    PerAction,
+    /// One set over the context, and an intercept an action.
+    Shared,
+    /// One set over the context and one an action (Li et al. 2010, algorithm 2).
+    Hybrid,
+}
+
+/// What is kept of the posterior covariance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Covariance {
+    /// All of it, up to 512 slots.
+    #[default]
+    Full,
+    /// All of it but for text, whose slots keep variances only.
+    Block,
+    /// Variances only.
+    Diagonal,
+}
+
+/// The likelihood of Thompson sampling without context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Likelihood {
+    /// Successes in [0, 1] with a Beta posterior.
+    Bernoulli,
+    /// Normal with unknown mean and variance: a normal-inverse-gamma posterior.
+    Normal,
+}
+
+/// How fast old examples lose weight.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum HalfLife {
+    /// In decisions of the model.
+    Events(f64),
+    /// In log time.
+    Time(Duration),
+}
+
+/// The unit of publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchSpec {
+    /// Examples.
+    pub size: u32,
+    /// At the latest this long after the first.
+    pub after: Duration,
+}
+
+impl Default for BatchSpec {
+    fn default() -> Self {
+        Self { size: 32, after: Duration::from_ms(10) }
+    }
+}
+
+/// The learner as written. A hyperparameter that the algorithm lacks is an error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnerSpec {
+    /// How actions are chosen.
+    pub algorithm: Algorithm,
+    /// Linear: which parameters actions share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Parameters>,
+    /// Linear: what is kept of the covariance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covariance: Option<Covariance>,
+    /// UCB1, LinUCB, linear Thompson: the width of exploration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Linear: the ridge, in examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// ε-greedy: ε at the first decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// ε-greedy: the factor of ε a decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon_decay: Option<f64>,
+    /// ε-greedy: ε is never less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epsilon_min: Option<f64>,
+    /// Thompson: the likelihood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likelihood: Option<Likelihood>,
+    /// The weight of the prior mean, in examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_weight: Option<f64>,
+    /// Every eligible action has at least this probability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
+    /// How fast old examples lose weight; by default they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_life: Option<HalfLife>,
+    /// Accept a half-life too short for the number of slots and actions.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub half_life_force: bool,
+    /// The unit of publication.
+    #[serde(default)]
+    pub batch: BatchSpec,
+    /// How often the state is written to disk.
+    #[serde(default = "default_checkpoint_interval")]
+    pub checkpoint_interval: Duration,
+}
+
+fn default_checkpoint_interval() -> Duration {
+    Duration::from_ms(300_000)
+}
+
+/// A checked learner: every hyperparameter has its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// How actions are chosen.
+    pub algorithm: Algorithm,
+    /// Which parameters actions share.
+    pub parameters: Parameters,
+    /// What is kept of the covariance.
+    pub covariance: Covariance,
+    /// The width of exploration.
+    pub alpha: f64,
+    /// The ridge.
+    pub lambda: f64,
+    /// ε at the first decision, its factor a decision, its least value.
+    pub epsilon: [f64; 3],
+    /// The likelihood of Thompson sampling.
+    pub likelihood: Likelihood,
+    /// The weight of the prior mean.
+    pub prior_weight: f64,
+    /// The exploration floor.
+    pub floor: f64,
+    /// How fast old examples lose weight.
+    pub half_life: Option<HalfLife>,
+    /// The unit of publication.
+    pub batch: BatchSpec,
+}

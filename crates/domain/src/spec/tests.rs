@@ -1,0 +1,114 @@
+//! Specs: what passes, and what each violation says.
+
+use super::*;
+
+const ROUTER: &str = r#"
+schema = 1
+name = "router"
+kind = "policy"
+actions = ["gpt-4-1106-preview", "mixtral-8x7b"]
+
+[features]
+prompt_tokens = { type = "number", scale = "log" }
+subject       = { type = "category", vocabulary = ["law", "physics"] }
+
+[metrics]
+quality  = { bounds = [0, 1], goal = "max" }
+cost_usd = { goal = "min", explore = false, features = ["subject", "prompt_tokens:raw"] }
+
+[objective]
+incumbent = "gpt-4-1106-preview"
+weights   = { quality = 1.0, cost_usd = -30.0 }
+
+[feedback]
+deadline = "24h"
+missing  = { quality = "skip" }
+
+[learner]
+algorithm = "linear_thompson"
+parameters = "per_action"
+batch     = { size = 32, after = "10ms" }
+checkpoint_interval = "5m"
+"#;
+
+fn errors(edit: impl Fn(String) -> String) -> String {
+    match ModelSpec::from_toml(&edit(ROUTER.to_owned())) {
+        Err(message) => message,
+        Ok(spec) => spec.check().map(|_| String::new()).unwrap_or_else(|e| e.to_string()),
+    }
+}
+
+#[test]
+fn the_documented_spec_passes_and_survives_json() {
+    let checked = ModelSpec::from_toml(ROUTER).unwrap().check().unwrap();
+    assert_eq!(checked.actions().len(), 2);
+    assert_eq!(checked.incumbent(), Some(0));
+    assert_eq!(
+        checked.metrics()[0].terms[0],
+        Term::Alone(1, checked.features()[1].encoding.clone())
+    );
+    assert_eq!(checked.metrics()[0].terms[1], Term::Alone(0, Encoding::Raw));
+    let again = CheckedSpec::from_json(&checked.to_json()).unwrap();
+    assert_eq!((again.sha256(), &again), (checked.sha256(), &checked));
+}
+
+#[test]
+fn violations_name_the_field_and_the_remedy() {
+    for (from, to, expected) in [
+        ("schema = 1", "schema = 2", "schema: `2` is not a known schema; write 1"),
+        ("deadline", "dedline", "did you mean `deadline`?"),
+        (
+            "algorithm = \"linear_thompson\"",
+            "algorithm = \"linear_tompson\"",
+            "did you mean `linear_thompson`?",
+        ),
+        ("batch ", "epsilon = 0.1\nbatch ", "learner.epsilon: `linear_thompson` has no `epsilon`"),
+        ("\"subject\", ", "\"subjet\", ", "did you mean `subject`?"),
+        ("cost_usd = -30.0", "cost_usd = 30.0", "objective.weights.cost_usd: `30` is positive"),
+        ("weights   = {", "keep = { quality = 0.98 }\nweights   = {", "objective.keep: a floor"),
+        (", explore = false", "", "metrics.cost_usd.bounds: an explored metric needs bounds"),
+        (
+            "incumbent = \"gpt-4-1106-preview\"",
+            "incumbent = \"gpt-4\"",
+            "objective.incumbent: `gpt-4` is not a declared action",
+        ),
+        (
+            "scale = \"log\"",
+            "scale = \"bounded\"",
+            "features.prompt_tokens.bounds: give two finite numbers",
+        ),
+        (
+            "type = \"category\"",
+            "type = \"category\", period = 7",
+            "`period` does not apply to type `category`",
+        ),
+        (
+            "[\"gpt-4-1106-preview\", \"mixtral-8x7b\"]",
+            "[\"gpt-4-1106-preview\"]",
+            "actions: a policy has 2 to",
+        ),
+        ("batch ", "half_life = 10\nbatch ", "learner.half_life: `10` is below ten times"),
+        (
+            "bounds = [0, 1]",
+            "bounds = [1, 0]",
+            "metrics.quality.bounds: give two finite numbers, the smaller first",
+        ),
+        ("kind = \"policy\"", "kind = \"regressor\"", "kind: only `policy`"),
+    ] {
+        let message = errors(|s| s.replacen(from, to, 1));
+        assert!(message.contains(expected), "{from} → {to}: {message}");
+    }
+}
+
+#[test]
+fn text_needs_a_named_covariance() {
+    let wide = |covariance: &str| {
+        errors(|s| {
+            s.replacen("[metrics]", "prompt = { type = \"text\", bits = 12 }\n[metrics]", 1)
+                .replacen("batch ", &format!("{covariance}\nbatch "), 1)
+        })
+    };
+    assert!(wide("").contains("too many for a full covariance"));
+    assert_eq!(wide("covariance = \"block\""), "");
+    assert_eq!(wide("covariance = \"diagonal\""), "");
+}

@@ -1,0 +1,222 @@
+//! A log and the engine that follows it.
+
+use std::{io, sync::Arc};
+
+use pawl_domain::{Event, Sha256};
+use pawl_engine::{At, Engine, FOLD_VERSION, Halt, History, Limits, Recorded, State, Unreadable};
+use pawl_store::{
+    Disk, Log, LogError, checkpoints,
+    log::{Config, Entry, OpenError, Reader, Recovery},
+};
+
+/// A log and the engine that follows it.
+#[derive(Debug)]
+pub struct Fold {
+    log: Arc<Log>,
+    engine: Engine,
+    reader: Reader,
+    history: LogHistory,
+}
+
+/// Why a fold could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// A checkpoint could not be read.
+    #[error("checkpoints cannot be read: {0}")]
+    Checkpoints(#[from] io::Error),
+    /// The log could not be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The fold stopped.
+    #[error(transparent)]
+    Halt(#[from] Halt),
+    /// The log could not be read or written.
+    #[error(transparent)]
+    Read(#[from] LogError),
+}
+
+/// A fold at the checkpoint from which it goes on.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The fold.
+    pub fold: Fold,
+    /// The position of its checkpoint; 0 if there was none.
+    pub checkpoint: u64,
+    /// What opening the log found.
+    pub recovery: Recovery,
+}
+
+/// Older records, read from the log.
+#[derive(Debug)]
+struct LogHistory {
+    log: Arc<Log>,
+    closing: Reader,
+}
+
+fn recorded(entry: Entry) -> Option<Recorded> {
+    let at = At { offset: entry.offset, next: entry.next, ordinal: entry.ordinal };
+    match entry.event {
+        Event::Decided(decided) => Some(Recorded { at, decided: Arc::new(decided) }),
+        _ => None,
+    }
+}
+
+impl History for LogHistory {
+    fn decision(&mut self, offset: u64) -> Result<Option<Recorded>, Unreadable> {
+        match self.log.read(offset) {
+            Ok(entry) => Ok(recorded(entry)),
+            // An offset in an id comes from a caller: nothing there is an answer, not a fault.
+            Err(LogError::Absent(_) | LogError::UnknownKind(_)) => Ok(None),
+            Err(e) => Err(Unreadable { offset, why: e.to_string() }),
+        }
+    }
+
+    fn next_decision(&mut self, from: u64, below: u64) -> Result<Option<Recorded>, Unreadable> {
+        self.closing.seek(from);
+        let entry = self.closing.next_decision(below);
+        let entry = entry.map_err(|e| Unreadable { offset: from, why: e.to_string() })?;
+        Ok(entry.and_then(recorded))
+    }
+}
+
+impl Fold {
+    /// Follows `log` with `engine`, from the engine's position.
+    #[must_use]
+    pub fn new(log: Arc<Log>, engine: Engine) -> Self {
+        let reader = log.reader(engine.state().position);
+        let history = LogHistory { log: log.clone(), closing: log.reader(0) };
+        Self { log, engine, reader, history }
+    }
+
+    /// Opens the log on `disk` and takes the newest valid checkpoint, at or before `at_most`. The fold still has to
+    /// [`Fold::catch_up`].
+    ///
+    /// # Errors
+    /// If the log is damaged (see [`Log::open`]) or the disk refuses.
+    pub fn recover(
+        disk: &Arc<dyn Disk>,
+        config: Config,
+        limits: Limits,
+        accept_loss: bool,
+    ) -> Result<Recovered, RecoverError> {
+        let (engine, checkpoint) = newest(disk.as_ref(), limits, u64::MAX)?;
+        let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
+        let log = Arc::new(log);
+        let fresh = log.head() == 0;
+        log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: engine.state().now_ms })?;
+        if fresh || engine.state().fold_version < FOLD_VERSION {
+            log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
+        }
+        log.sync()?;
+        Ok(Recovered { fold: Self::new(log, engine), checkpoint, recovery })
+    }
+
+    /// A second fold over the same open log, from the newest checkpoint at or before `position`, brought to exactly
+    /// `position`: what answered from there.
+    ///
+    /// # Errors
+    /// If the log no longer holds what is needed, or `position` is not the place of a record.
+    pub fn at(
+        disk: &dyn Disk,
+        log: &Arc<Log>,
+        limits: Limits,
+        position: u64,
+    ) -> Result<Self, RecoverError> {
+        let (engine, checkpoint) = newest(disk, limits, position)?;
+        if checkpoint < log.first() {
+            return Err(LogError::Absent(checkpoint).into());
+        }
+        let mut fold = Self::new(log.clone(), engine);
+        while fold.position() < position {
+            if !fold.step()? {
+                return Err(LogError::Absent(position).into());
+            }
+        }
+        if fold.position() > position {
+            return Err(LogError::Absent(position).into());
+        }
+        Ok(fold)
+    }
+
+    /// The log.
+    #[must_use]
+    pub const fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, to take what changed. Only the fold applies events.
+    pub const fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// The offset of the next record to apply.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.engine.state().position
+    }
+
+    /// Applies the next record. False at the head.
+    ///
+    /// # Errors
+    /// If the fold must stop, or the record cannot be read.
+    pub fn step(&mut self) -> Result<bool, RecoverError> {
+        let Some(entry) = self.reader.next()? else { return Ok(false) };
+        let at = At { offset: entry.offset, next: entry.next, ordinal: entry.ordinal };
+        #[expect(clippy::disallowed_methods, reason = "the driver is the one caller")]
+        self.engine.apply(at, &entry.event, &mut self.history)?;
+        Ok(true)
+    }
+
+    /// Applies everything up to the head. Returns how many records that were.
+    ///
+    /// # Errors
+    /// As [`Fold::step`].
+    pub fn catch_up(&mut self) -> Result<u64, RecoverError> {
+        let mut n = 0;
+        while self.step()? {
+            n += 1;
+        }
+        Ok(n)
+    }
+
+    /// Appends a tick if something is due at `now_ms`. True if it did.
+    ///
+    /// # Errors
+    /// If the log refuses.
+    pub fn tick(&mut self, now_ms: u64) -> Result<bool, LogError> {
+        if self.engine.next_due_ms().is_none_or(|due| due > now_ms) {
+            return Ok(false);
+        }
+        self.log.append_event(&Event::Tick { now_ms })?;
+        Ok(true)
+    }
+}
+
+/// The engine at the newest valid checkpoint at or before `at_most`, and its position.
+fn newest(disk: &dyn Disk, limits: Limits, at_most: u64) -> io::Result<(Engine, u64)> {
+    for position in checkpoints::positions(disk)?.into_iter().rev().filter(|p| *p <= at_most) {
+        let state = checkpoints::read(disk, position)?;
+        if let Some(Ok(state)) = state.map(|bytes| State::from_bytes(&bytes)) {
+            return Ok((Engine::from_state(state), position));
+        }
+    }
+    Ok((Engine::new(limits), 0))
+}
+
+/// Writes the state as a checkpoint, after the log below it is on the disk.
+pub(crate) fn write_checkpoint(
+    disk: &dyn Disk,
+    log: &Log,
+    state: &State,
+) -> Result<Sha256, RecoverError> {
+    if log.synced() < state.position {
+        log.sync()?;
+    }
+    Ok(checkpoints::write(disk, state.position, &state.to_bytes())?)
+}

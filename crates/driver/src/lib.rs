@@ -1,0 +1,16 @@
+//! Log → engine → snapshots: the one caller of [`pawl_engine::Engine::apply`].
+//!
+//! [`Fold`] is a log and the engine that follows it, in one thread: simulations, replay and explanations use it as it
+//! is. [`Live`] runs one on a thread of its own, publishes snapshots, writes checkpoints and trims.
+
+mod clock;
+mod fold;
+mod live;
+mod published;
+mod syncer;
+
+pub use clock::{Clock, SlewedClock};
+pub use fold::{Fold, RecoverError, Recovered};
+pub use live::{Inspection, Live, Retention, Settings, Stopped};
+pub use published::Published;
+pub use syncer::{SyncError, Syncer};

@@ -1,0 +1,398 @@
+//! A fold on a thread of its own: publishes, checkpoints, trims, answers what only it knows.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use pawl_domain::{Event, ModelName, Sha256};
+use pawl_engine::State;
+use pawl_model::Snapshot;
+use pawl_store::{Disk, Log, checkpoints};
+
+use crate::{
+    clock::Clock,
+    fold::{Fold, RecoverError, write_checkpoint},
+    published::Published,
+};
+
+/// Records applied between two looks at the clock and the commands.
+const GROUP: u32 = 512;
+/// The least time between two publications while there is work.
+const PUBLISH_EVERY: Duration = Duration::from_millis(2);
+/// A checkpoint is written when the tail would take longer than this to fold.
+const TAIL_MAX: Duration = Duration::from_secs(1);
+
+/// How long records are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Bytes of the log; the oldest segments go first, whether feedback is still expected or not.
+    pub log_bytes_max: u64,
+    /// Age of a record.
+    pub record_ms: u64,
+}
+
+/// How the thread works.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Time between two checkpoints.
+    pub checkpoint_every: Duration,
+    /// How long records are kept.
+    pub retention: Retention,
+}
+
+/// What only the fold knows.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// The state at one position.
+    pub state: State,
+    /// Its digest.
+    pub sha256: Sha256,
+}
+
+/// Why the fold stopped while serving goes on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("learning has stopped: {0}")]
+pub struct Stopped(pub String);
+
+enum Command {
+    Inspect(mpsc::Sender<Inspection>),
+    Snapshot(ModelName, mpsc::Sender<Option<Snapshot>>),
+    Checkpoint(mpsc::Sender<Result<u64, String>>),
+    Stop,
+}
+
+/// Handle of the running fold.
+#[derive(Debug)]
+pub struct Live {
+    log: Arc<Log>,
+    published: Published,
+    position: Arc<AtomicU64>,
+    asleep: Arc<AtomicBool>,
+    stopped: Arc<std::sync::OnceLock<Stopped>>,
+    commands: mpsc::Sender<Command>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+struct Worker {
+    fold: Fold,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    published: Published,
+    position: Arc<AtomicU64>,
+    asleep: Arc<AtomicBool>,
+    stopped: Arc<std::sync::OnceLock<Stopped>>,
+    commands: mpsc::Receiver<Command>,
+    /// When and where the last checkpoint was begun.
+    checkpointed: (Instant, u64),
+    writing: Option<thread::JoinHandle<Result<(), String>>>,
+    /// Seconds a byte of log takes to fold, a running mean.
+    pace: f64,
+    last_published: Instant,
+}
+
+impl Live {
+    /// Publishes what `fold` knows and lets it follow its log.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn spawn(
+        fold: Fold,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+    ) -> std::io::Result<Self> {
+        let (commands, received) = mpsc::channel();
+        let log = fold.log().clone();
+        let published = Published::default();
+        let position = Arc::new(AtomicU64::new(fold.position()));
+        let asleep = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(std::sync::OnceLock::new());
+        let mut worker = Worker {
+            checkpointed: (Instant::now(), fold.position()),
+            fold,
+            disk,
+            clock,
+            settings,
+            published: published.clone(),
+            position: position.clone(),
+            asleep: asleep.clone(),
+            stopped: stopped.clone(),
+            commands: received,
+            writing: None,
+            pace: 1e-9,
+            last_published: Instant::now(),
+        };
+        worker.publish();
+        let thread =
+            thread::Builder::new().name("pawl-fold".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { log, published, position, asleep, stopped, commands, thread: Some(thread) })
+    }
+
+    /// The snapshots that answer.
+    #[must_use]
+    pub const fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// The offset up to which everything is folded.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the log that are not yet folded.
+    #[must_use]
+    pub fn lag_bytes(&self) -> u64 {
+        self.log.head().saturating_sub(self.position())
+    }
+
+    /// Why learning has stopped, if it has.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.get()
+    }
+
+    /// Says that something was appended.
+    pub fn wake(&self) {
+        if self.asleep.swap(false, Ordering::AcqRel)
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Result<T, Stopped> {
+        let (reply, answer) = mpsc::channel();
+        let gone = |_| Stopped("its thread has ended".to_owned());
+        self.commands
+            .send(command(reply))
+            .map_err(|_| Stopped("its thread has ended".to_owned()))?;
+        self.asleep.store(true, Ordering::Release);
+        self.wake();
+        answer.recv().map_err(gone)
+    }
+
+    /// The state and its digest, at the present position.
+    ///
+    /// # Errors
+    /// If the thread has ended.
+    pub fn inspect(&self) -> Result<Inspection, Stopped> {
+        self.ask(Command::Inspect)
+    }
+
+    /// The snapshot of `model` at the present position, published or not.
+    ///
+    /// # Errors
+    /// If the thread has ended.
+    pub fn snapshot(&self, model: ModelName) -> Result<Option<Snapshot>, Stopped> {
+        self.ask(|reply| Command::Snapshot(model, reply))
+    }
+
+    /// Writes a checkpoint now. Returns its position.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn checkpoint(&self) -> Result<u64, Stopped> {
+        self.ask(Command::Checkpoint)?.map_err(Stopped)
+    }
+
+    /// Folds what is there, writes a checkpoint and ends the thread.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _gone = self.commands.send(Command::Stop);
+        self.asleep.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Worker {
+    fn run(&mut self) {
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => break,
+                Ok(command) => {
+                    self.answer(command);
+                    continue;
+                }
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            if self.stopped.get().is_some() {
+                self.sleep(Duration::from_millis(100));
+                continue;
+            }
+            match self.work() {
+                Ok(true) => {}
+                Ok(false) => self.rest(),
+                Err(e) => {
+                    let _first = self.stopped.set(Stopped(e.to_string()));
+                }
+            }
+        }
+        let caught_up = self.stopped.get().is_none() && self.fold.catch_up().is_ok();
+        if let Some(writing) = self.writing.take() {
+            let _result = writing.join();
+        }
+        // After a failure the state may be half an event ahead: the last good checkpoint stands.
+        if caught_up && self.fold.position() != self.checkpointed.1 {
+            let state = self.fold.engine().state();
+            let _unwritten = write_checkpoint(self.disk.as_ref(), self.fold.log(), state);
+        }
+    }
+
+    /// Applies a group of records. False if there was nothing to do.
+    fn work(&mut self) -> Result<bool, RecoverError> {
+        let (begun, from) = (Instant::now(), self.fold.position());
+        let mut applied = 0;
+        while applied < GROUP && self.fold.step()? {
+            applied += 1;
+        }
+        if self.fold.tick(self.clock.now_ms())? {
+            self.fold.step()?;
+            applied += 1;
+        }
+        self.position.store(self.fold.position(), Ordering::Release);
+        if applied > 0 {
+            let bytes = (self.fold.position() - from).max(1) as f64;
+            self.pace += 0.05 * (begun.elapsed().as_secs_f64() / bytes - self.pace);
+        }
+        if applied < GROUP || self.last_published.elapsed() >= PUBLISH_EVERY {
+            self.publish();
+        }
+        self.checkpoint_if_due();
+        Ok(applied > 0)
+    }
+
+    fn publish(&mut self) {
+        for model in self.fold.engine_mut().take_changed() {
+            if let Some(snapshot) = self.fold.engine().snapshot(&model) {
+                self.published.put(&model, snapshot);
+            }
+        }
+        self.last_published = Instant::now();
+    }
+
+    /// Nothing to do: waits until something is appended or due.
+    fn rest(&mut self) {
+        let now_ms = self.clock.now_ms();
+        let due = self.fold.engine().next_due_ms().map(|due| due.saturating_sub(now_ms).max(1));
+        let wait = Duration::from_millis(due.unwrap_or(1000).min(1000));
+        self.asleep.store(true, Ordering::Release);
+        // Whoever appended before it saw the flag did not wake us: look again.
+        if self.fold.log().head() == self.fold.position() {
+            thread::park_timeout(wait);
+        }
+        if self.asleep.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        // Woken by the first of several: let the others come, and take them as one group.
+        thread::sleep(Duration::from_millis(1));
+    }
+
+    fn sleep(&self, wait: Duration) {
+        self.asleep.store(true, Ordering::Release);
+        thread::park_timeout(wait);
+        self.asleep.store(false, Ordering::Release);
+    }
+
+    fn answer(&mut self, command: Command) {
+        // A reply that nobody waits for any more is no failure.
+        match command {
+            Command::Stop => {}
+            Command::Inspect(reply) => {
+                let state = self.fold.engine().state().clone();
+                let sha256 = state.sha256();
+                let _unheard = reply.send(Inspection { state, sha256 });
+            }
+            Command::Snapshot(model, reply) => {
+                let _unheard = reply.send(self.fold.engine().snapshot(&model));
+            }
+            Command::Checkpoint(reply) => {
+                let state = self.fold.engine().state();
+                let written = write_checkpoint(self.disk.as_ref(), self.fold.log(), state);
+                self.checkpointed = (Instant::now(), self.fold.position());
+                let position = self.fold.position();
+                let _unheard = reply.send(written.map(|_| position).map_err(|e| e.to_string()));
+            }
+        }
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if let Some(writing) = self.writing.take_if(|w| w.is_finished())
+            && let Ok(Err(why)) = writing.join()
+        {
+            let _first = self.stopped.set(Stopped(why));
+        }
+        let (when, position) = self.checkpointed;
+        let tail = (self.fold.position() - position) as f64 * self.pace;
+        let due =
+            when.elapsed() >= self.settings.checkpoint_every || tail >= TAIL_MAX.as_secs_f64();
+        if self.writing.is_some() || !due || self.fold.position() == position {
+            return;
+        }
+        self.checkpointed = (Instant::now(), self.fold.position());
+        let state = self.fold.engine().state().clone();
+        let (disk, log) = (self.disk.clone(), self.fold.log().clone());
+        let (retention, now_ms) = (self.settings.retention, self.clock.now_ms());
+        let write = move || {
+            write_checkpoint(disk.as_ref(), &log, &state).map_err(|e| e.to_string())?;
+            trim(disk.as_ref(), &log, &state, retention, now_ms).map_err(|e| e.to_string())
+        };
+        let thread = thread::Builder::new().name("pawl-checkpoint".to_owned()).spawn(write);
+        self.writing = thread.ok();
+    }
+}
+
+/// Trims what retention does not keep: whole segments, never at or above the checkpoint just written.
+fn trim(
+    disk: &dyn Disk,
+    log: &Arc<Log>,
+    state: &State,
+    retention: Retention,
+    now_ms: u64,
+) -> Result<(), RecoverError> {
+    let by_size = log.head().saturating_sub(retention.log_bytes_max);
+    let mut before = log.boundary(by_size.min(state.position));
+    // By age: a segment goes when the first decision of the next one is too old.
+    loop {
+        let next = log.next_boundary(before).filter(|b| *b <= state.position);
+        let Some(next) = next else { break };
+        let first = log.reader(next).next_decision(state.position)?;
+        let old = first.is_some_and(|e| match e.event {
+            Event::Decided(d) => d.at_ms + retention.record_ms < now_ms,
+            _ => false,
+        });
+        if !old {
+            break;
+        }
+        before = next;
+    }
+    if before <= log.first() {
+        return Ok(());
+    }
+    log.append_event(&Event::Trimmed { before })?;
+    log.sync()?;
+    log.trim(before)?;
+    for position in checkpoints::positions(disk)?.into_iter().filter(|p| *p < before) {
+        disk.remove(&checkpoints::path(position))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! The fold: everything that is learned is a function of the log, event by event.
+//!
+//! It holds the only mutable state, reads no clock and does no I/O: what it needs of older records it asks of
+//! [`History`]. The same events give the same state, bit for bit.
+
+mod enrolled;
+mod join;
+mod state;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use pawl_domain::{
+    Event, ModelName, Sha256,
+    event::{Change, ChangeKind, Decided},
+};
+use pawl_model::Snapshot;
+
+pub use enrolled::{Enrolled, Status};
+pub use join::Limits;
+pub use state::{Model, State, Tally};
+
+/// The version of the fold. A change of what any event does to the state raises it.
+pub const FOLD_VERSION: u32 = 1;
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Its offset.
+    pub offset: u64,
+    /// The offset of the next record.
+    pub next: u64,
+    /// How many decisions stand before it in the partition.
+    pub ordinal: u64,
+}
+
+/// A decision as the log holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Where it stands.
+    pub at: At,
+    /// The decision.
+    pub decided: Arc<Decided>,
+}
+
+/// Older records, for the join. The answers are part of the log: asked again, they are the same.
+pub trait History {
+    /// The decision whose record starts at `offset`; `None` if none does.
+    ///
+    /// # Errors
+    /// If the log cannot be read there.
+    fn decision(&mut self, offset: u64) -> Result<Option<Recorded>, Unreadable>;
+
+    /// The first decision at or after `from` and before `below`; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the log cannot be read there.
+    fn next_decision(&mut self, from: u64, below: u64) -> Result<Option<Recorded>, Unreadable>;
+}
+
+/// A record that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log cannot be read at offset `{offset}`: {why}")]
+pub struct Unreadable {
+    /// Where.
+    pub offset: u64,
+    /// The reason.
+    pub why: String,
+}
+
+/// Why the fold stopped. The state is as before the event; serving goes on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Halt {
+    /// A newer binary has folded this log.
+    #[error(
+        "the log was folded by version {0} of the fold, this binary has {FOLD_VERSION}: run the newer one"
+    )]
+    NewerFold(u32),
+    /// An older record could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// A spec in the log is not valid to this binary.
+    #[error("the spec of `{model}` in the log is not valid here: {why}")]
+    Spec {
+        /// Whose.
+        model: ModelName,
+        /// The reason.
+        why: String,
+    },
+}
+
+/// The fold.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    state: State,
+    dirty: BTreeSet<ModelName>,
+    #[cfg(feature = "failpoints")]
+    fail_at: Option<(ModelName, u64)>,
+}
+
+impl Engine {
+    /// A fold that has seen nothing.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self::from_state(State::new(limits))
+    }
+
+    /// Goes on from a checkpoint.
+    #[must_use]
+    pub fn from_state(state: State) -> Self {
+        let dirty = state.models.keys().cloned().collect();
+        Self {
+            state,
+            dirty,
+            #[cfg(feature = "failpoints")]
+            fail_at: None,
+        }
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Makes the learner of `model` panic when it takes its `example`-th example.
+    #[cfg(feature = "failpoints")]
+    pub fn fail_at(&mut self, model: ModelName, example: u64) {
+        self.fail_at = Some((model, example));
+    }
+
+    /// Applies one record of the log.
+    ///
+    /// # Errors
+    /// If the fold must stop: see [`Halt`].
+    pub fn apply(&mut self, at: At, event: &Event, history: &mut dyn History) -> Result<(), Halt> {
+        match event {
+            Event::Opened { epoch, .. } => self.state.epoch = (*epoch).max(self.state.epoch),
+            Event::FoldVersion(version) if *version > FOLD_VERSION => {
+                return Err(Halt::NewerFold(*version));
+            }
+            Event::FoldVersion(_) | Event::LossAccepted { .. } => {}
+            Event::Tick { now_ms } => self.tick(*now_ms, at.offset, history)?,
+            Event::Decided(decided) => self.decided(at, decided, history)?,
+            Event::Feedback(feedback) => self.feedback(feedback, history)?,
+            Event::Changed(change) => self.changed(change)?,
+            Event::Trimmed { before } => self.state.trimmed = (*before).max(self.state.trimmed),
+        }
+        self.state.position = at.next;
+        Ok(())
+    }
+
+    /// The earliest time at which a [`Event::Tick`] would do something; `None` if there is nothing to wait for.
+    #[must_use]
+    pub fn next_due_ms(&self) -> Option<u64> {
+        let batches = self.state.models.values().filter_map(|m| m.production()?.batch_due_ms());
+        batches.chain(self.state.join.due_ms()).min()
+    }
+
+    /// The view of a model at the present position; `None` if the model is unknown.
+    #[must_use]
+    pub fn snapshot(&self, model: &ModelName) -> Option<Snapshot> {
+        Some(self.state.models.get(model)?.production()?.snapshot(self.state.position))
+    }
+
+    /// The models whose view changed since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<ModelName> {
+        core::mem::take(&mut self.dirty)
+    }
+
+    /// Digest of the whole state. The same log gives the same digest at the same position.
+    #[must_use]
+    pub fn state_sha256(&self) -> Sha256 {
+        self.state.sha256()
+    }
+
+    fn tick(&mut self, now_ms: u64, at: u64, history: &mut dyn History) -> Result<(), Halt> {
+        self.state.now_ms = now_ms.max(self.state.now_ms);
+        let now_ms = self.state.now_ms;
+        for (name, model) in &mut self.state.models {
+            if let Some(enrolled) = model.production_mut()
+                && enrolled.batch_due_ms().is_some_and(|due| due <= now_ms)
+            {
+                enrolled.flush();
+                self.dirty.insert(name.clone());
+            }
+        }
+        self.close_due(at, history)?;
+        let (models, join) = (&self.state.models, &mut self.state.join);
+        join.expire_early(|model| models.get(model).map(Model::deadline_ms), now_ms);
+        Ok(())
+    }
+
+    fn changed(&mut self, change: &Change) -> Result<(), Halt> {
+        let (incarnation, seq) = self.state.registry;
+        let expected = if change.incarnation == incarnation { seq + 1 } else { 1 };
+        if change.seq != expected || change.incarnation < incarnation {
+            self.state.tally.changes_dropped += 1;
+            return Ok(());
+        }
+        if let ChangeKind::Enrolled { model, version, learner, spec, inherits, .. } = &change.kind {
+            let invalid = |why| Halt::Spec { model: model.clone(), why };
+            self.state.enrol(model, version, *learner, spec, *inherits).map_err(invalid)?;
+            self.dirty.insert(model.clone());
+        }
+        self.state.registry = (change.incarnation, change.seq);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

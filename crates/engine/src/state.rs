@@ -1,0 +1,177 @@
+//! What the fold keeps: the models, the join, the counters. Serialised as a whole by a checkpoint.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use pawl_domain::{ActionName, CheckedSpec, LearnerId, ModelName, Sha256};
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    FOLD_VERSION,
+    enrolled::Enrolled,
+    join::{Join, Limits},
+};
+
+/// The whole state of the fold at one position.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The version of the fold that made it.
+    pub fold_version: u32,
+    /// The offset of the next record to apply.
+    pub position: u64,
+    /// Fold time: the latest tick.
+    pub now_ms: u64,
+    /// The latest log epoch.
+    pub epoch: u32,
+    /// Incarnation and seq of the latest registry change.
+    pub registry: (u64, u64),
+    /// Everything below is gone.
+    pub trimmed: u64,
+    /// What waits for feedback.
+    pub join: Join,
+    /// By name.
+    pub models: BTreeMap<ModelName, Model>,
+    /// What belongs to no model.
+    pub tally: Tally,
+}
+
+/// One model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Model {
+    production: LearnerId,
+    learners: BTreeMap<LearnerId, Enrolled>,
+    /// The actions of every version, in its order: records name them by index.
+    pub(crate) actions: BTreeMap<Version, Vec<ActionName>>,
+    /// The bit of each metric in the join.
+    pub(crate) bits: BTreeMap<String, u8>,
+    /// What was counted.
+    pub tally: Tally,
+}
+
+/// Counters. The feedback ones count metric values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Decisions folded.
+    pub decisions: u64,
+    /// Values learned from.
+    pub learned: u64,
+    /// Values of a metric that had already come.
+    pub duplicate: u64,
+    /// Values that came after the deadline.
+    pub late: u64,
+    /// Feedback for no known decision.
+    pub orphan: u64,
+    /// Feedback that came before its decision and was held.
+    pub early: u64,
+    /// Held feedback given up: too much of it, or its decision never came.
+    pub early_dropped: u64,
+    /// Decisions that were not acted upon.
+    pub not_used: u64,
+    /// Values of metrics or actions that no version declares.
+    pub undeclared: u64,
+    /// Metrics that had not come at the deadline.
+    pub missing: u64,
+    /// Decisions closed before their deadline because too many were open.
+    pub closed_early: u64,
+    /// Registry changes that were not next in order.
+    pub changes_dropped: u64,
+}
+
+impl State {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            fold_version: FOLD_VERSION,
+            position: 0,
+            now_ms: 0,
+            epoch: 0,
+            registry: (0, 0),
+            trimmed: 0,
+            join: Join::new(limits),
+            models: BTreeMap::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The bytes that a checkpoint stores.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Plain data of sized maps and sequences: postcard cannot fail on it.
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// Reads [`State::to_bytes`].
+    ///
+    /// # Errors
+    /// If the bytes are not a state of this version of the fold.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let (version, _) = postcard::take_from_bytes::<u32>(bytes).map_err(|e| e.to_string())?;
+        if version != FOLD_VERSION {
+            return Err(format!("made by version {version} of the fold, this is {FOLD_VERSION}"));
+        }
+        postcard::from_bytes(bytes).map_err(|e| e.to_string())
+    }
+
+    /// Digest of [`State::to_bytes`].
+    #[must_use]
+    pub fn sha256(&self) -> Sha256 {
+        Sha256::of(&self.to_bytes())
+    }
+
+    pub(crate) fn enrol(
+        &mut self,
+        name: &ModelName,
+        version: &Version,
+        learner: LearnerId,
+        spec: &str,
+        inherits: Option<LearnerId>,
+    ) -> Result<(), String> {
+        let spec = Arc::new(CheckedSpec::from_json(spec)?);
+        let old = self.models.get_mut(name).and_then(|m| m.learners.get_mut(&inherits?));
+        let enrolled = Enrolled::new(spec.clone(), version.clone(), learner, old);
+        let model = self.models.entry(name.clone()).or_insert_with(|| Model {
+            production: learner,
+            learners: BTreeMap::new(),
+            actions: BTreeMap::new(),
+            bits: BTreeMap::new(),
+            tally: Tally::default(),
+        });
+        model.learners = BTreeMap::from([(learner, enrolled)]);
+        model.production = learner;
+        let names = spec.actions().iter().map(|a| a.name.clone()).collect();
+        model.actions.insert(version.clone(), names);
+        for metric in spec.metrics() {
+            let next = model.bits.len() as u8 + 1;
+            model.bits.entry(metric.name.clone()).or_insert(next);
+        }
+        let deadlines: Vec<u64> = self.models.values().map(Model::deadline_ms).collect();
+        self.join.set_deadlines(&deadlines, self.position);
+        Ok(())
+    }
+}
+
+impl Model {
+    /// The learner that answers.
+    #[must_use]
+    pub fn production(&self) -> Option<&Enrolled> {
+        self.learners.get(&self.production)
+    }
+
+    pub(crate) fn production_mut(&mut self) -> Option<&mut Enrolled> {
+        self.learners.get_mut(&self.production)
+    }
+
+    /// Every learner, by id.
+    pub fn learners(&self) -> impl Iterator<Item = &Enrolled> {
+        self.learners.values()
+    }
+
+    pub(crate) fn learners_mut(&mut self) -> impl Iterator<Item = &mut Enrolled> {
+        self.learners.values_mut()
+    }
+
+    /// How long after its decision feedback still counts.
+    #[must_use]
+    pub fn deadline_ms(&self) -> u64 {
+        self.production().map_or(0, |e| e.spec().deadline().ms())
+    }
+}

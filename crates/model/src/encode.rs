@@ -1,0 +1,147 @@
+//! From a context to a vector of slots. The same code serves, learns and explains.
+
+use core::f64::consts::TAU;
+
+use pawl_domain::spec::{CheckedSpec, Encoding, Term};
+use pawl_stats::dense;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::{
+    context::{Context, Value},
+    layout::Layout,
+};
+
+/// A context in the slots of one layout.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Encoded {
+    /// Values of the dense prefix, `[layout.dense]`.
+    pub dense: Vec<f64>,
+    /// Slot and value of the other slots under the full covariance that are set, ascending within a term.
+    pub sparse: Vec<(u32, f64)>,
+    /// Slot and value of the slots with variances only.
+    pub diagonal: Vec<(u32, f64)>,
+}
+
+impl Encoded {
+    /// Encodes `context`, into memory that is used again.
+    pub fn fill(&mut self, spec: &CheckedSpec, layout: &Layout, context: &Context<'_>) {
+        self.dense.clear();
+        self.dense.resize(layout.dense, 0.0);
+        self.sparse.clear();
+        self.diagonal.clear();
+        for block in &layout.blocks {
+            let mut put = |within: usize, value: f64| {
+                let slot = block.start + within;
+                if slot < layout.dense {
+                    self.dense[slot] = value;
+                } else if slot < layout.full {
+                    self.sparse.push((slot as u32, value));
+                } else {
+                    self.diagonal.push((slot as u32, value));
+                }
+            };
+            match &block.term {
+                None => put(0, 1.0),
+                Some(Term::Alone(i, encoding)) => each(encoding, &context.values[*i], &mut put),
+                Some(Term::Cross(a, b)) => {
+                    let (x, y) = (&spec.features()[*a].encoding, &spec.features()[*b].encoding);
+                    let (u, v) = (&context.values[*a], &context.values[*b]);
+                    each(x, u, &mut |i, s| each(y, v, &mut |j, t| put(i * y.slots() + j, s * t)));
+                }
+            }
+        }
+    }
+
+    /// Encodes `context`.
+    #[must_use]
+    pub fn new(spec: &CheckedSpec, layout: &Layout, context: &Context<'_>) -> Self {
+        let mut encoded = Self::default();
+        encoded.fill(spec, layout, context);
+        encoded
+    }
+
+    /// Every slot that is set, with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let dense = self.dense.iter().copied().enumerate();
+        let rest = self.sparse.iter().chain(&self.diagonal).map(|&(slot, v)| (slot as usize, v));
+        dense.chain(rest)
+    }
+
+    /// w·x.
+    #[must_use]
+    pub fn dot(&self, w: &[f64]) -> f64 {
+        let sparse: f64 = self.sparse.iter().map(|&(slot, v)| w[slot as usize] * v).sum();
+        let diagonal: f64 = self.diagonal.iter().map(|&(slot, v)| w[slot as usize] * v).sum();
+        dense::dot(&w[..self.dense.len()], &self.dense) + sparse + diagonal
+    }
+}
+
+/// The slots of a value within its feature.
+#[must_use]
+pub fn slots_of(encoding: &Encoding, value: &Value<'_>) -> Vec<(u32, f64)> {
+    let mut slots = Vec::new();
+    each(encoding, value, &mut |slot, v| slots.push((slot as u32, v)));
+    slots
+}
+
+/// Calls `put` with every slot of `value` that is set. A missing or unknown value sets none, but for a
+/// vocabulary, where it counts as another word.
+fn each(encoding: &Encoding, value: &Value<'_>, put: &mut dyn FnMut(usize, f64)) {
+    match (encoding, value) {
+        (_, Value::Slots(slots)) => slots.iter().for_each(|&(slot, v)| put(slot as usize, v)),
+        (Encoding::Vocabulary(words), Value::Text(text)) => {
+            put(words.iter().position(|w| w == text).unwrap_or(words.len()), 1.0);
+        }
+        (Encoding::Vocabulary(words), _) => put(words.len(), 1.0),
+        (Encoding::Raw, Value::Number(x)) => put(0, *x),
+        (Encoding::Log, Value::Number(x)) => put(0, libm::copysign(libm::log1p(x.abs()), *x)),
+        (Encoding::Bounded([low, high]), Value::Number(x)) => {
+            put(0, (x.clamp(*low, *high) - low) / (high - low));
+        }
+        (Encoding::Bucketed(edges), Value::Number(x)) => {
+            put(edges.partition_point(|e| e <= x), 1.0)
+        }
+        (Encoding::Cyclic(period), Value::Number(x)) => {
+            let angle = TAU * (libm::fmod(*x, *period) / period);
+            put(0, libm::sin(angle));
+            put(1, libm::cos(angle));
+        }
+        (Encoding::Boolean, Value::Boolean(b)) => put(0, if *b { 1.0 } else { -1.0 }),
+        (Encoding::Hashed(bits), Value::Text(text)) => {
+            put((xxh3_64(text.as_bytes()) >> (64 - bits)) as usize, 1.0);
+        }
+        (Encoding::Text { bits, ngrams }, Value::Text(text)) => words(text, *bits, *ngrams, put),
+        (Encoding::Vector(_), Value::Vector(values)) => {
+            values.iter().enumerate().for_each(|(i, v)| put(i, *v));
+        }
+        _ => {}
+    }
+}
+
+/// Lower-cased runs of letters and digits, alone and in runs of up to `ngrams`, hashed; each distinct slot
+/// once, with the weight 1/√(number of distinct slots): a text of any length has unit length.
+fn words(text: &str, bits: u8, ngrams: u8, put: &mut dyn FnMut(usize, f64)) {
+    let hashes: Vec<u64> = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|w| !w.is_empty())
+        .map(|w| {
+            if w.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
+                xxh3_64(w.as_bytes())
+            } else {
+                xxh3_64(w.to_lowercase().as_bytes())
+            }
+        })
+        .collect();
+    let mut slots = Vec::with_capacity(hashes.len() * usize::from(ngrams));
+    for start in 0..hashes.len() {
+        let mut run = 0;
+        for hash in hashes.iter().skip(start).take(usize::from(ngrams)) {
+            run = xxh3_64_with_seed(&hash.to_le_bytes(), run);
+            slots.push((run >> (64 - bits)) as usize);
+        }
+    }
+    slots.sort_unstable();
+    slots.dedup();
+    let weight = 1.0 / libm::sqrt(slots.len() as f64);
+    slots.into_iter().for_each(|slot| put(slot, weight));
+}

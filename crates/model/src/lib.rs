@@ -1,0 +1,13 @@
+//! What answers a request: the feature encoder, the parameters of each family, scoring, the snapshot.
+
+pub mod context;
+pub mod counts;
+pub mod encode;
+pub mod layout;
+pub mod linear;
+pub mod policy;
+pub mod snapshot;
+
+pub use encode::Encoded;
+pub use layout::{Layout, Views};
+pub use snapshot::{Refusal, Request, Scores, Snapshot};

@@ -1,0 +1,395 @@
+//! The immutable view that answers requests: a version's spec and a learner's weights at one position.
+
+use std::sync::Arc;
+
+use pawl_domain::{
+    LearnerId,
+    event::Removal,
+    spec::{Algorithm, CheckedSpec, Likelihood, Metric, Parameters},
+};
+use pawl_stats::argmax::{self, Marginal};
+use semver::Version;
+
+use crate::{
+    context::Context,
+    counts::Count,
+    encode::Encoded,
+    layout::Views,
+    linear::Posterior,
+    policy::{self, Evidence},
+};
+
+/// What is known of one metric.
+#[derive(Clone, Debug)]
+pub struct MetricView {
+    /// The prior mean of each action.
+    pub prior: Vec<f64>,
+    /// The values seen so far, least and largest: predictions of metrics that are not explored stay within.
+    pub seen: Option<[f64; 2]>,
+    /// The estimates.
+    pub estimates: Estimates,
+}
+
+/// Estimates of one metric.
+#[derive(Clone, Debug)]
+pub enum Estimates {
+    /// One linear model an action.
+    PerAction(Vec<Arc<Posterior>>),
+    /// One linear model over context and action.
+    Joint(Arc<Posterior>),
+    /// Counts an action.
+    Counts(Vec<Count>),
+}
+
+/// The immutable view that answers requests.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The spec of the version.
+    pub spec: Arc<CheckedSpec>,
+    /// Its layouts.
+    pub views: Arc<Views>,
+    /// The version.
+    pub version: Version,
+    /// The learner.
+    pub learner: LearnerId,
+    /// The log offset up to which it has learned.
+    pub position: u64,
+    /// Decisions of the model folded there: the clock of forgetting by events.
+    pub decisions: u64,
+    /// One a metric of the spec.
+    pub metrics: Vec<MetricView>,
+}
+
+/// What a decision is asked from.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The context.
+    pub context: &'a Context<'a>,
+    /// Only these actions, by index; all if `None`.
+    pub actions: Option<&'a [u16]>,
+    /// The decision's own random bits.
+    pub seed: u64,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Indices of the eligible actions.
+    pub eligible: Vec<u16>,
+    /// What removed the others.
+    pub removed: Vec<(u16, Removal)>,
+    /// One an eligible action.
+    pub probabilities: Vec<f64>,
+    /// Index into `eligible`.
+    pub chosen: usize,
+}
+
+/// Why nothing could be decided.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// Every action was removed.
+    #[error(
+        "no action is eligible: every one was removed by the request's `actions` or by its `max`"
+    )]
+    NoEligibleAction,
+}
+
+/// What the policy saw: for explanations.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// Predicted value, `[metrics][eligible]`.
+    pub predicted: Vec<Vec<f64>>,
+    /// Standard deviation that counted in exploration, `[metrics][eligible]`; 0 where none did.
+    pub deviation: Vec<Vec<f64>>,
+    /// Σ weight × predicted, `[eligible]`.
+    pub score: Vec<f64>,
+    /// Standard deviation of the score, `[eligible]`.
+    pub score_deviation: Vec<f64>,
+}
+
+/// Memory that decisions use again.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace {
+    encoded: Vec<Encoded>,
+    scores: Scores,
+    scratch: argmax::Scratch,
+}
+
+impl Snapshot {
+    /// Decides. The same request with the same seed gives the same choice, bit for bit.
+    ///
+    /// # Errors
+    /// If no action is eligible.
+    pub fn decide(&self, request: &Request<'_>, work: &mut Workspace) -> Result<Choice, Refusal> {
+        let mut choice = self.eligible(request);
+        if choice.eligible.is_empty() {
+            return Err(Refusal::NoEligibleAction);
+        }
+        self.encode(request.context, work);
+        let Workspace { encoded, scores, scratch } = work;
+        self.score(&choice.eligible, encoded, scores);
+        choice.probabilities.resize(choice.eligible.len(), 0.0);
+        let policy = self.spec.policy();
+        let p = &mut choice.probabilities;
+        let mut weigh = |evidence: &Evidence<'_>| {
+            policy::probabilities(policy, evidence, self.decisions, request.seed, scratch, p);
+        };
+        match policy.algorithm {
+            Algorithm::Thompson => weigh(&Evidence::Marginals(&self.marginals(&choice.eligible))),
+            Algorithm::LinearThompson if policy.parameters != Parameters::PerAction => {
+                let covariance = self.covariance(&choice.eligible, encoded);
+                weigh(&Evidence::Joint(&scores.score, &covariance));
+            }
+            _ => weigh(&Evidence::Normal(&scores.score, &scores.score_deviation)),
+        }
+        choice.chosen = policy::draw(&choice.probabilities, request.seed);
+        Ok(choice)
+    }
+
+    /// The scores that [`Snapshot::decide`] weighs, for `eligible` actions.
+    #[must_use]
+    pub fn scores(&self, context: &Context<'_>, eligible: &[u16]) -> Scores {
+        let mut work = Workspace::default();
+        self.encode(context, &mut work);
+        let Workspace { encoded, mut scores, .. } = work;
+        self.score(eligible, &encoded, &mut scores);
+        scores
+    }
+
+    /// How much each slot adds to the prediction of metric `m` for `action`: name and θ·x, the largest first.
+    #[must_use]
+    pub fn contributions(
+        &self,
+        context: &Context<'_>,
+        m: usize,
+        action: u16,
+    ) -> Vec<(String, f64)> {
+        let layout = self.views.layout(m);
+        let x = Encoded::new(&self.spec, layout, context);
+        let view = &self.metrics[m];
+        let prior = view.prior[usize::from(action)];
+        let theta = |p: &Posterior, slot: usize| p.u[slot] - prior * p.v[slot];
+        let mut found: Vec<(String, f64)> = match &view.estimates {
+            Estimates::Counts(_) => Vec::new(),
+            Estimates::PerAction(posteriors) => {
+                let p = &posteriors[usize::from(action)];
+                x.iter()
+                    .map(|(slot, v)| (layout.name(&self.spec, slot), theta(p, slot) * v))
+                    .collect()
+            }
+            Estimates::Joint(p) => {
+                let phi = self.joint(&x, m, action);
+                let name = |slot: usize| match slot.checked_sub(layout.slots) {
+                    None => layout.name(&self.spec, slot),
+                    Some(_) if self.spec.policy().parameters == Parameters::Shared => {
+                        "action".to_owned()
+                    }
+                    Some(rest) => {
+                        format!("action * {}", layout.name(&self.spec, rest % layout.slots))
+                    }
+                };
+                phi.iter().map(|(slot, v)| (name(slot), theta(p, slot) * v)).collect()
+            }
+        };
+        found.retain(|(_, v)| *v != 0.0);
+        found.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then_with(|| a.0.cmp(&b.0)));
+        found
+    }
+
+    fn eligible(&self, request: &Request<'_>) -> Choice {
+        let mut choice = Choice::default();
+        for (i, action) in self.spec.actions().iter().enumerate() {
+            let i = i as u16;
+            let over = action.max.iter().find(|(feature, limit)| {
+                matches!(request.context.values[*feature], crate::context::Value::Number(x) if x > *limit)
+            });
+            if request.actions.is_some_and(|wanted| !wanted.contains(&i)) {
+                choice.removed.push((i, Removal::NotRequested));
+            } else if let Some((feature, _)) = over {
+                let name = self.spec.features()[*feature].name.clone();
+                choice.removed.push((i, Removal::Max(name)));
+            } else {
+                choice.eligible.push(i);
+            }
+        }
+        choice
+    }
+
+    fn encode(&self, context: &Context<'_>, work: &mut Workspace) {
+        let layouts = &self.views.layouts;
+        work.encoded.resize_with(layouts.len(), Encoded::default);
+        for (layout, encoded) in layouts.iter().zip(&mut work.encoded) {
+            encoded.fill(&self.spec, layout, context);
+        }
+    }
+
+    fn score(&self, eligible: &[u16], encoded: &[Encoded], scores: &mut Scores) {
+        let k = eligible.len();
+        let metrics = self.spec.metrics();
+        scores.predicted.resize_with(metrics.len(), Vec::new);
+        scores.deviation.resize_with(metrics.len(), Vec::new);
+        scores.score.clear();
+        scores.score.resize(k, 0.0);
+        scores.score_deviation.clear();
+        scores.score_deviation.resize(k, 0.0);
+        for (m, metric) in metrics.iter().enumerate() {
+            let x = &encoded[self.views.of_metric[m]];
+            let (predicted, deviation) = (&mut scores.predicted[m], &mut scores.deviation[m]);
+            predicted.clear();
+            deviation.clear();
+            for (i, &action) in eligible.iter().enumerate() {
+                let (mean, sd) = self.estimate(m, metric, action, x);
+                predicted.push(mean);
+                deviation.push(sd);
+                scores.score[i] += metric.weight * mean;
+                let spread = metric.weight * sd;
+                scores.score_deviation[i] += spread * spread;
+            }
+        }
+        scores.score_deviation.iter_mut().for_each(|s| *s = libm::sqrt(*s));
+    }
+
+    /// The predicted value of metric `m` for `action`, and the deviation that exploration adds.
+    fn estimate(&self, m: usize, metric: &Metric, action: u16, x: &Encoded) -> (f64, f64) {
+        let policy = self.spec.policy();
+        let view = &self.metrics[m];
+        let a = usize::from(action);
+        let prior = view.prior[a];
+        let explores = metric.explore
+            && matches!(policy.algorithm, Algorithm::Linucb | Algorithm::LinearThompson);
+        let width = policy.alpha * range(metric);
+        let (mean, sd) = match &view.estimates {
+            Estimates::PerAction(posteriors) => {
+                let p = &posteriors[a];
+                let sd = if explores { width * libm::sqrt(p.variance(x)) } else { 0.0 };
+                (p.mean(x, prior), sd)
+            }
+            Estimates::Joint(p) => {
+                let phi = self.joint(x, m, action);
+                let sd = if explores { width * libm::sqrt(p.variance(&phi)) } else { 0.0 };
+                (p.mean(&phi, prior), sd)
+            }
+            Estimates::Counts(counts) => {
+                let count = &counts[a];
+                let bonus = policy.algorithm == Algorithm::Ucb1 && metric.explore;
+                let sd = if bonus { width * ucb1(counts, count.n) } else { 0.0 };
+                let mean = if policy.algorithm == Algorithm::Ucb1 {
+                    count.mean(prior, f64::MIN_POSITIVE)
+                } else {
+                    count.mean(prior, policy.prior_weight)
+                };
+                (mean, sd)
+            }
+        };
+        match (metric.explore, view.seen) {
+            (false, Some([low, high])) => (mean.clamp(low, high), sd),
+            _ => (mean, sd),
+        }
+    }
+
+    fn marginals(&self, eligible: &[u16]) -> Vec<Marginal> {
+        let policy = self.spec.policy();
+        let metrics = self.spec.metrics();
+        let explored = metrics.iter().filter(|m| m.explore).count();
+        let of = |&action: &u16| {
+            let a = usize::from(action);
+            let mut fixed = 0.0;
+            let (mut mean, mut variance) = (0.0, 0.0);
+            let mut only = None;
+            for (metric, view) in metrics.iter().zip(&self.metrics) {
+                let Estimates::Counts(counts) = &view.estimates else { continue };
+                let prior = view.prior[a];
+                if !metric.explore {
+                    fixed += metric.weight * counts[a].mean(prior, policy.prior_weight);
+                    continue;
+                }
+                let posterior = match policy.likelihood {
+                    Likelihood::Bernoulli => {
+                        let bounds = metric.bounds.unwrap_or([0.0, 1.0]);
+                        counts[a].beta(bounds, prior, policy.prior_weight)
+                    }
+                    Likelihood::Normal => counts[a].student(prior, policy.prior_weight),
+                };
+                mean += metric.weight * posterior.mean();
+                let spread = metric.weight * posterior.spread();
+                variance += spread * spread;
+                only = Some((posterior, metric.weight));
+            }
+            match only {
+                Some((posterior, weight)) if explored == 1 => shift(&posterior, weight, fixed),
+                // Several posteriors in one sum: a normal of the same mean and variance.
+                _ => Marginal::Normal(mean + fixed, libm::sqrt(variance)),
+            }
+        };
+        eligible.iter().map(of).collect()
+    }
+
+    /// The covariance of the eligible actions' scores, `[k, k]`, under shared parameters.
+    fn covariance(&self, eligible: &[u16], encoded: &[Encoded]) -> Vec<f64> {
+        let k = eligible.len();
+        let mut covariance = vec![0.0; k * k];
+        let mut row = Vec::new();
+        for (m, metric) in self.spec.metrics().iter().enumerate().filter(|(_, m)| m.explore) {
+            let Estimates::Joint(p) = &self.metrics[m].estimates else { continue };
+            let width = metric.weight * self.spec.policy().alpha * range(metric);
+            let x = &encoded[self.views.of_metric[m]];
+            let phi: Vec<Encoded> = eligible.iter().map(|&a| self.joint(x, m, a)).collect();
+            for i in 0..k {
+                p.times(&phi[i], &mut row);
+                for j in 0..=i {
+                    let value = width * width * phi[j].dot(&row);
+                    covariance[i * k + j] += value;
+                    if i != j {
+                        covariance[j * k + i] += value;
+                    }
+                }
+            }
+        }
+        covariance
+    }
+
+    /// φ(x, a) of shared and hybrid parameters for metric `m`.
+    #[must_use]
+    pub fn joint(&self, x: &Encoded, m: usize, action: u16) -> Encoded {
+        joint(self.spec.policy().parameters, self.views.layout(m).slots, x, action)
+    }
+}
+
+/// φ(x, a): the context's slots, then an intercept an action (shared) or a copy of the context's slots an
+/// action (hybrid; Li et al. 2010, section 3.2, with the context itself as the shared features).
+#[must_use]
+pub fn joint(parameters: Parameters, slots: usize, x: &Encoded, action: u16) -> Encoded {
+    let mut phi = x.clone();
+    let a = usize::from(action);
+    if parameters == Parameters::Shared {
+        phi.sparse.push(((slots + a) as u32, 1.0));
+    } else {
+        let start = slots + a * slots;
+        phi.sparse.extend(x.iter().map(|(slot, v)| ((start + slot) as u32, v)));
+    }
+    phi
+}
+
+/// The width of a metric's bounds; 1 where it has none.
+fn range(metric: &Metric) -> f64 {
+    metric.bounds.map_or(1.0, |[low, high]| high - low)
+}
+
+/// √(2 ln t / n) (Auer et al. 2002, figure 1); an action never played is infinitely interesting.
+fn ucb1(counts: &[Count], n: f64) -> f64 {
+    let total: f64 = counts.iter().map(|c| c.n).sum();
+    if n <= 0.0 { f64::INFINITY } else { libm::sqrt(2.0 * libm::log(total.max(1.0)) / n) }
+}
+
+fn shift(posterior: &Marginal, weight: f64, fixed: f64) -> Marginal {
+    match *posterior {
+        Marginal::Normal(mean, sd) => Marginal::Normal(fixed + weight * mean, weight.abs() * sd),
+        Marginal::Beta { a, b, location, scale } => {
+            Marginal::Beta { a, b, location: fixed + weight * location, scale: weight * scale }
+        }
+        Marginal::Student { dof, location, scale } => {
+            let location = fixed + weight * location;
+            Marginal::Student { dof, location, scale: weight.abs() * scale }
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! One file a command.
+
+pub mod simulate;
+pub mod spec;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use pawl_domain::{CheckedSpec, ModelSpec};
+
+/// Reads and checks a spec file.
+fn read_spec(path: &Path) -> Result<CheckedSpec> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{shown}`"))?;
+    let spec = ModelSpec::from_toml(&text).map_err(|e| anyhow!("`{shown}`: {e}"))?;
+    spec.check().map_err(|e| {
+        let lines: Vec<String> =
+            e.0.iter().map(|e| format!("  {}: {}", e.field, e.message)).collect();
+        anyhow!("`{shown}` is not a valid spec:\n{}", lines.join("\n"))
+    })
+}

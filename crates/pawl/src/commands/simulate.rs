@@ -1,0 +1,128 @@
+//! `pawl simulate`: what a policy would have done on a table of what every action would have given.
+
+mod report;
+mod run;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use pawl_domain::{CheckedSpec, spec::Goal};
+
+use self::{report::Setting, run::Pass, table::Table};
+use super::read_spec;
+
+/// Options of `pawl simulate`.
+#[derive(Args, Debug)]
+pub struct Simulate {
+    /// The model's spec, TOML
+    spec: PathBuf,
+    /// The table: a row a request, columns METRIC__ACTION (.csv or .jsonl, with .gz or not)
+    #[arg(long)]
+    data: PathBuf,
+    /// Number of passes: seed 0 is stream order, seed s a permutation
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    first_seed: u64,
+    /// Sweep the weight of cost over these values and print the frontier
+    #[arg(long, value_delimiter = ',')]
+    trade_off: Vec<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Simulate {
+    /// Runs the command.
+    pub fn run(&self) -> Result<()> {
+        let spec = read_spec(&self.spec)?;
+        let table = Table::read(&spec, &self.data)?;
+        let specs = self.settings(&spec)?;
+        let passes = self.passes(&specs, &table)?;
+        let settings: Vec<Setting> = specs
+            .iter()
+            .zip(passes)
+            .map(|((weight, spec), passes)| Setting { weight: *weight, spec, passes })
+            .collect();
+        let report = report::Report::new(&spec, &table, &settings)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&report.to_json())?);
+        } else {
+            print!("{}", report.to_text());
+        }
+        Ok(())
+    }
+
+    /// The spec as written, or one a weight of cost.
+    fn settings(&self, spec: &CheckedSpec) -> Result<Vec<(Option<f64>, CheckedSpec)>> {
+        if self.trade_off.is_empty() {
+            return Ok(vec![(None, spec.clone())]);
+        }
+        let Some(cost) = report::cost_metric(spec) else {
+            bail!("`--trade-off` needs a metric with `goal = \"min\"`; the spec has none");
+        };
+        let with = |&weight: &f64| {
+            let mut changed = spec.spec().clone();
+            let mut objective = changed.objective.take().unwrap_or_default();
+            if objective.weights.is_empty() {
+                let gains = spec.metrics().iter().filter(|m| m.goal == Goal::Max);
+                objective.weights =
+                    gains.map(|m| (m.name.clone(), 1.0)).collect::<BTreeMap<_, _>>();
+            }
+            objective.weights.insert(spec.metrics()[cost].name.clone(), -weight.abs());
+            changed.objective = Some(objective);
+            Ok((Some(weight), changed.check()?))
+        };
+        self.trade_off.iter().map(with).collect()
+    }
+
+    /// Every pass of every setting, on all cores: `[settings][seeds]`.
+    fn passes(
+        &self,
+        specs: &[(Option<f64>, CheckedSpec)],
+        table: &Table,
+    ) -> Result<Vec<Vec<Pass>>> {
+        let seeds = self.seeds as usize;
+        let total = specs.len() * seeds;
+        let bar = ProgressBar::new((total * table.rows.len()) as u64);
+        bar.set_style(ProgressStyle::with_template(
+            "{bar:40} {human_pos}/{human_len} requests, {per_sec}, {eta} left",
+        )?);
+        let next = AtomicUsize::new(0);
+        let results: Mutex<Vec<Option<Result<Pass>>>> =
+            Mutex::new((0..total).map(|_| None).collect());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(total);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let job = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((_, spec)) = specs.get(job / seeds) else { break };
+                        let seed = self.first_seed + (job % seeds) as u64;
+                        let pass = run::run(spec, table, seed, &|n| bar.inc(n));
+                        results.lock().unwrap_or_else(PoisonError::into_inner)[job] = Some(pass);
+                    }
+                });
+            }
+        });
+        bar.finish_and_clear();
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter();
+        let mut passes = Vec::new();
+        for _ in specs {
+            let of_setting: Result<Vec<Pass>> = results.by_ref().take(seeds).flatten().collect();
+            passes.push(of_setting?);
+        }
+        Ok(passes)
+    }
+}

@@ -1,0 +1,134 @@
+//! One pass of a policy over a table, with bandit feedback, through the log, the fold and the snapshots of the server.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use pawl_domain::{
+    CheckedSpec, DecisionId, Event, LearnerId, Position,
+    event::{Caller, Change, ChangeKind, Decided, Feedback, Outcome, Target},
+};
+use pawl_driver::Fold;
+use pawl_engine::{Engine, Limits};
+use pawl_model::{Request, context::Context, snapshot::Workspace};
+use pawl_stats::rng::{Stream, mix};
+use pawl_store::{
+    Log, MemoryDisk,
+    log::{Batch, Config},
+};
+use semver::Version;
+
+use super::table::Table;
+
+/// Sums over a pass, one a metric, and by tenth of the stream.
+pub struct Pass {
+    /// Sums of what the chosen actions gave, `[metrics]`.
+    pub sums: Vec<f64>,
+    /// The same by tenth of the stream, `[10][metrics]`.
+    pub tenths: Vec<Vec<f64>>,
+}
+
+/// The order of a pass: seed 0 is stream order, seed s a permutation.
+fn order(rows: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows).collect();
+    if seed > 0 {
+        Stream::new(seed).shuffle(&mut order);
+    }
+    order
+}
+
+fn enrolled(spec: &CheckedSpec) -> Event {
+    Event::Changed(Change {
+        incarnation: 1,
+        seq: 1,
+        at_ms: 0,
+        principal: None,
+        kind: ChangeKind::Enrolled {
+            model: spec.name().clone(),
+            version: Version::new(1, 0, 0),
+            learner: LearnerId(1),
+            spec: spec.to_json(),
+            spec_sha256: spec.sha256(),
+            inherits: None,
+        },
+    })
+}
+
+/// Runs `spec` over the rows of `table` in the order of `seed`. `progress` is told the rows done.
+pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64)) -> Result<Pass> {
+    let disk = Arc::new(MemoryDisk::default());
+    let (log, _) = Log::open(disk, Config { segment_bytes: 4 << 20 }, 0, false)?;
+    let log = Arc::new(log);
+    log.append_event(&enrolled(spec))?;
+    let mut fold = Fold::new(log.clone(), Engine::new(Limits::default()));
+    let order = order(table.rows.len(), seed);
+    let metrics = spec.metrics();
+    let mut pass =
+        Pass { sums: vec![0.0; metrics.len()], tenths: vec![vec![0.0; metrics.len()]; 10] };
+    let mut work = Workspace::default();
+    let mut batch = Batch::default();
+    for (at_ms, &row) in order.iter().enumerate() {
+        fold.catch_up()?;
+        let decided = decide(&fold, spec, &table.rows[row].context, seed, at_ms as u64, &mut work)?;
+        let action = usize::from(decided.action().context("a decision has an action")?);
+        batch.clear();
+        let nonce = decided.nonce;
+        batch.push(&Event::Decided(decided));
+        let written = log.append(&mut batch)?;
+        let values = metrics.iter().enumerate().map(|(m, metric)| {
+            let value = table.value(row, m, action);
+            pass.sums[m] += value;
+            pass.tenths[at_ms * 10 / order.len()][m] += value;
+            (metric.name.clone(), value)
+        });
+        let position = Position { partition: 0, offset: written.first };
+        log.append_event(&Event::Feedback(Feedback {
+            target: Target::Decision(DecisionId { epoch: log.epoch(), position, nonce }),
+            received_ms: at_ms as u64,
+            at_ms: None,
+            metrics: values.collect(),
+            action_taken: None,
+            not_used: false,
+            principal: None,
+            metadata: None,
+        }))?;
+        if at_ms % 1024 == 1023 {
+            progress(1024);
+        }
+    }
+    progress(order.len() as u64 % 1024);
+    fold.catch_up()?;
+    Ok(pass)
+}
+
+fn decide(
+    fold: &Fold,
+    spec: &CheckedSpec,
+    context: &str,
+    seed: u64,
+    at_ms: u64,
+    work: &mut Workspace,
+) -> Result<Decided> {
+    let snapshot =
+        fold.engine().snapshot(spec.name()).ok_or_else(|| anyhow!("the model is not enrolled"))?;
+    let read = Context::read(spec, context)?;
+    let nonce = mix(mix(seed ^ 0x5EED).wrapping_add(at_ms));
+    let choice = snapshot.decide(&Request { context: &read, actions: None, seed: nonce }, work)?;
+    Ok(Decided {
+        nonce,
+        at_ms,
+        model: spec.name().clone(),
+        version: snapshot.version.clone(),
+        learner: snapshot.learner,
+        snapshot: snapshot.position,
+        clock: snapshot.decisions,
+        context: read.logged(spec).into_owned(),
+        eligible: choice.eligible,
+        removed: choice.removed,
+        probabilities: choice.probabilities,
+        chosen: choice.chosen as u16,
+        outcome: Outcome::Ok,
+        reason: None,
+        caller: Caller::default(),
+        metrics: Vec::new(),
+    })
+}

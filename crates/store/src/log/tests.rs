@@ -1,0 +1,136 @@
+//! The log: order, recovery from torn tails, refusal of other damage.
+
+use pawl_domain::event::Event;
+
+use super::*;
+use crate::MemoryDisk;
+
+fn open(
+    disk: &Arc<MemoryDisk>,
+    checkpoint: u64,
+    accept: bool,
+) -> Result<(Arc<Log>, Recovery), OpenError> {
+    let (log, recovery) =
+        Log::open(disk.clone(), Config { segment_bytes: 600 }, checkpoint, accept)?;
+    Ok((Arc::new(log), recovery))
+}
+
+fn tick(now_ms: u64) -> Event {
+    Event::Tick { now_ms }
+}
+
+fn contents(log: &Arc<Log>, from: u64) -> Vec<u64> {
+    let mut reader = log.reader(from);
+    let mut found = Vec::new();
+    while let Some(entry) = reader.next().unwrap() {
+        if let Event::Tick { now_ms } = entry.event {
+            found.push(now_ms);
+            assert_eq!(log.read(entry.offset).unwrap().event, tick(now_ms));
+        }
+    }
+    found
+}
+
+/// A log of 100 ticks over several segments, not synced from tick 60 on. Returns the offset of each.
+fn written(disk: &Arc<MemoryDisk>) -> Vec<u64> {
+    let (log, _) = open(disk, 0, false).unwrap();
+    let offset = |i| {
+        if i == 60 {
+            log.sync().unwrap();
+        }
+        log.append_event(&tick(i)).unwrap().first
+    };
+    (0..100).map(offset).collect()
+}
+
+fn flip(disk: &MemoryDisk, offset: u64) {
+    let names = disk.list(DIR).unwrap();
+    let bases = names.iter().filter_map(|n| n.strip_suffix(".seg")?.parse::<u64>().ok());
+    let base = bases.filter(|b| *b <= offset).max().unwrap();
+    let file = disk.open(&segment_path(base)).unwrap();
+    let place = SEGMENT_HEADER + offset - base;
+    let mut byte = [0];
+    file.read_at(&mut byte, place).unwrap();
+    file.write_at(&[byte[0] ^ 0x10], place).unwrap();
+}
+
+#[test]
+fn what_was_appended_is_there_after_reopening() {
+    let disk = Arc::new(MemoryDisk::default());
+    let offsets = written(&disk);
+    let (log, recovery) = open(&disk, 0, false).unwrap();
+    assert_eq!(recovery, Recovery::default());
+    assert_eq!(log.epoch(), 2);
+    assert_eq!(contents(&log, 0), (0..100).collect::<Vec<_>>());
+    assert_eq!(contents(&log, offsets[70]), (70..100).collect::<Vec<_>>());
+    assert!(disk.list(DIR).unwrap().len() > 4);
+    assert!(matches!(log.read(offsets[3] + 8), Err(LogError::Absent(_))));
+    assert!(matches!(log.read(log.head()), Err(LogError::Absent(_))));
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_a_new_record_takes_its_place() {
+    for torn in [99, 98, 90, 61] {
+        let disk = Arc::new(MemoryDisk::default());
+        let offsets = written(&disk);
+        for offset in &offsets[torn..] {
+            flip(&disk, *offset + 17);
+        }
+        let (log, recovery) = open(&disk, 0, false).unwrap();
+        assert!(recovery.torn_bytes > 0);
+        assert_eq!(log.head(), offsets[torn]);
+        log.append_event(&tick(1000)).unwrap();
+        drop(log);
+        let (log, _) = open(&disk, 0, false).unwrap();
+        let expected: Vec<u64> = (0..torn as u64).chain([1000]).collect();
+        assert_eq!(contents(&log, 0), expected, "torn at {torn}");
+    }
+}
+
+#[test]
+fn other_damage_stops_the_start_and_is_given_up_only_on_demand() {
+    for (damaged, why) in [(5, "synced"), (59, "synced"), (80, "a valid record stands after it")] {
+        let disk = Arc::new(MemoryDisk::default());
+        let offsets = written(&disk);
+        flip(&disk, offsets[damaged] + 17);
+        let error = open(&disk, 0, false).unwrap_err();
+        let OpenError::Damaged(damage) = error else { panic!("{error}") };
+        assert_eq!(damage.from, offsets[damaged], "{why}");
+        assert_eq!(damage.to, offsets[damaged + 1]);
+        let (log, recovery) = open(&disk, 0, true).unwrap();
+        assert_eq!(recovery.accepted, Some(damage));
+        let expected: Vec<u64> = (0..100).filter(|i| *i != damaged as u64).collect();
+        assert_eq!(contents(&log, 0), expected);
+        drop(log);
+        let (log, recovery) = open(&disk, 0, false).unwrap();
+        assert_eq!((recovery, contents(&log, 0)), (Recovery::default(), expected));
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_synced_record_is_seen() {
+    let disk = Arc::new(MemoryDisk::default());
+    let offsets = written(&disk);
+    for byte in offsets[10]..offsets[11] {
+        flip(&disk, byte);
+        let seen = open(&disk, 0, false).is_err();
+        let padding = byte >= offsets[10] + 16 + 1 + 2;
+        assert!(seen || padding, "byte {}", byte - offsets[10]);
+        flip(&disk, byte);
+    }
+}
+
+#[test]
+fn trimming_removes_whole_segments() {
+    let disk = Arc::new(MemoryDisk::default());
+    let offsets = written(&disk);
+    let (log, _) = open(&disk, 0, false).unwrap();
+    let boundary = log.boundary(offsets[50]);
+    assert_eq!(log.trim(offsets[50]).unwrap(), boundary);
+    assert!(boundary > 0 && boundary <= offsets[50]);
+    assert!(matches!(log.read(0), Err(LogError::Absent(_))));
+    drop(log);
+    let (log, _) = open(&disk, boundary, false).unwrap();
+    assert_eq!(log.first(), boundary);
+    assert_eq!(contents(&log, offsets[60]), (60..100).collect::<Vec<_>>());
+}
