@@ -8,7 +8,7 @@ use std::sync::Arc;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ActionName, DecisionId, LearnerId, ModelName, Sha256};
+use crate::id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256};
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ pub enum Removal {
 /// A decision: what was known, what could be chosen, with which probabilities, and what was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decided {
+    /// The log epoch in which it was made.
+    pub epoch: u32,
     /// 64 random bits: they prove the id and key the draw.
     pub nonce: u64,
     /// Wall time of the decision.
@@ -110,6 +112,12 @@ pub struct Decided {
 }
 
 impl Decided {
+    /// Its id, standing at `position`.
+    #[must_use]
+    pub const fn id(&self, position: Position) -> DecisionId {
+        DecisionId { epoch: self.epoch, position, nonce: self.nonce }
+    }
+
     /// The chosen action's index in the version's actions.
     #[must_use]
     pub fn action(&self) -> Option<u16> {
@@ -136,6 +144,10 @@ pub struct Caller {
     pub session_id: Option<String>,
     /// A flat JSON object.
     pub metadata: Option<String>,
+    /// When it was decided, where another system did.
+    pub at_ms: Option<u64>,
+    /// With a request id: XXH3 of the request's body, to tell a repetition from another request.
+    pub body_hash: Option<u64>,
 }
 
 /// What feedback refers to.

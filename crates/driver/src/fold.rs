@@ -88,7 +88,7 @@ impl Fold {
         Self { log, engine, reader, history }
     }
 
-    /// Opens the log on `disk` and takes the newest valid checkpoint, at or before `at_most`. The fold still has to
+    /// Opens the log on `disk` at wall time `now_ms` and takes the newest valid checkpoint. The fold still has to
     /// [`Fold::catch_up`].
     ///
     /// # Errors
@@ -98,17 +98,42 @@ impl Fold {
         config: Config,
         limits: Limits,
         accept_loss: bool,
+        now_ms: u64,
     ) -> Result<Recovered, RecoverError> {
         let (engine, checkpoint) = newest(disk.as_ref(), limits, u64::MAX)?;
         let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
         let log = Arc::new(log);
         let fresh = log.head() == 0;
-        log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: engine.state().now_ms })?;
+        log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms })?;
         if fresh || engine.state().fold_version < FOLD_VERSION {
             log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
         }
         log.sync()?;
         Ok(Recovered { fold: Self::new(log, engine), checkpoint, recovery })
+    }
+
+    /// Opens the log on `disk` without changing anything, and folds it from the first record or, where that is
+    /// trimmed, from the oldest valid checkpoint. Returns the fold and the position it starts from.
+    ///
+    /// # Errors
+    /// As [`Fold::recover`].
+    pub fn replay(disk: &Arc<dyn Disk>, limits: Limits) -> Result<(Self, u64), RecoverError> {
+        let config = Config { read_only: true, ..Config::default() };
+        let newest = newest(disk.as_ref(), limits, u64::MAX)?.1;
+        let (log, _) = Log::open(disk.clone(), config, newest, false)?;
+        let log = Arc::new(log);
+        if log.first() == 0 {
+            return Ok((Self::new(log, Engine::new(limits)), 0));
+        }
+        for position in checkpoints::positions(disk.as_ref())? {
+            if position >= log.first()
+                && let Some(bytes) = checkpoints::read(disk.as_ref(), position)?
+                && let Ok(state) = State::from_bytes(&bytes)
+            {
+                return Ok((Self::new(log, Engine::from_state(state)), position));
+            }
+        }
+        Err(LogError::Absent(0).into())
     }
 
     /// A second fold over the same open log, from the newest checkpoint at or before `position`, brought to exactly

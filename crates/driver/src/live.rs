@@ -11,8 +11,7 @@ use std::{
 };
 
 use pawl_domain::{Event, ModelName, Sha256};
-use pawl_engine::State;
-use pawl_model::Snapshot;
+use pawl_engine::{Model, State};
 use pawl_store::{Disk, Log, checkpoints};
 
 use crate::{
@@ -62,7 +61,7 @@ pub struct Stopped(pub String);
 
 enum Command {
     Inspect(mpsc::Sender<Inspection>),
-    Snapshot(ModelName, mpsc::Sender<Option<Snapshot>>),
+    Model(ModelName, mpsc::Sender<Option<(Model, u64)>>),
     Checkpoint(mpsc::Sender<Result<u64, String>>),
     Stop,
 }
@@ -187,12 +186,12 @@ impl Live {
         self.ask(Command::Inspect)
     }
 
-    /// The snapshot of `model` at the present position, published or not.
+    /// What is known of `model`, and the position it is known at; `None` if there is no such model.
     ///
     /// # Errors
     /// If the thread has ended.
-    pub fn snapshot(&self, model: ModelName) -> Result<Option<Snapshot>, Stopped> {
-        self.ask(|reply| Command::Snapshot(model, reply))
+    pub fn model(&self, model: ModelName) -> Result<Option<(Model, u64)>, Stopped> {
+        self.ask(|reply| Command::Model(model, reply))
     }
 
     /// Writes a checkpoint now. Returns its position.
@@ -322,8 +321,10 @@ impl Worker {
                 let sha256 = state.sha256();
                 let _unheard = reply.send(Inspection { state, sha256 });
             }
-            Command::Snapshot(model, reply) => {
-                let _unheard = reply.send(self.fold.engine().snapshot(&model));
+            Command::Model(model, reply) => {
+                let state = self.fold.engine().state();
+                let found = state.models.get(&model).cloned();
+                let _unheard = reply.send(found.map(|m| (m, state.position)));
             }
             Command::Checkpoint(reply) => {
                 let state = self.fold.engine().state();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bits::{Bits, CLOSED};
 use pawl_domain::{
-    ActionName, ModelName,
+    ActionName, DecisionId, ModelName, Position,
     event::{Decided, Feedback, Target},
 };
 use serde::{Deserialize, Serialize};
@@ -51,15 +51,17 @@ pub struct Join {
     limits: Limits,
     bits: Bits,
     cursors: BTreeMap<u64, Cursor>,
-    /// Place and nonce by hash of (model, request id).
-    requests: BTreeMap<u64, (u64, u64)>,
+    /// Decisions by [`request_key`].
+    requests: BTreeMap<u64, DecisionId>,
     request_order: VecDeque<u64>,
     early: BTreeMap<u64, Vec<Feedback>>,
     early_order: VecDeque<u64>,
 }
 
-/// FNV-1a over the model, a separator and the id (Fowler, Noll, Vo); a collision is told by the record itself.
-fn request_key(model: &ModelName, request_id: &str) -> u64 {
+/// The key under which a caller's id is remembered: FNV-1a (Fowler, Noll, Vo) over the model, a separator and the
+/// id. A collision is told by the record itself.
+#[must_use]
+pub fn request_key(model: &ModelName, request_id: &str) -> u64 {
     let bytes = model.as_str().bytes().chain([0]).chain(request_id.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -109,14 +111,19 @@ impl Join {
         self.release();
     }
 
+    /// The callers' ids that are remembered: [`request_key`] and decision.
+    pub fn requests(&self) -> impl Iterator<Item = (u64, DecisionId)> + '_ {
+        self.requests.iter().map(|(key, id)| (*key, *id))
+    }
+
     fn release(&mut self) {
         let passed = self.cursors.values().map(|c| c.ordinal).min();
         self.bits.release(passed.unwrap_or(self.bits.end()));
     }
 
-    fn remember(&mut self, model: &ModelName, request_id: &str, place: (u64, u64)) {
+    fn remember(&mut self, model: &ModelName, request_id: &str, id: DecisionId) {
         let key = request_key(model, request_id);
-        if self.requests.insert(key, place).is_none() {
+        if self.requests.insert(key, id).is_none() {
             self.request_order.push_back(key);
         }
         while self.request_order.len() > self.limits.requests_max {
@@ -186,7 +193,8 @@ impl Engine {
         }
         let recorded = Recorded { at, decided: decided.clone().into() };
         if let Some(id) = &decided.caller.request_id {
-            join.remember(&decided.model, id, (offset, decided.nonce));
+            let position = Position { partition: 0, offset };
+            join.remember(&decided.model, id, decided.id(position));
         }
         if !decided.metrics.is_empty() {
             self.take(&recorded, &decided.metrics, None, decided.at_ms);
@@ -211,12 +219,12 @@ impl Engine {
         feedback: &Feedback,
         history: &mut dyn History,
     ) -> Result<(), Halt> {
-        let (offset, nonce) = match &feedback.target {
-            Target::Decision(id) => (id.position.offset, id.nonce),
+        let id = match &feedback.target {
+            Target::Decision(id) => *id,
             Target::Request { model, request_id } => {
                 let key = request_key(model, request_id);
                 match self.state.join.requests.get(&key) {
-                    Some(&place) => place,
+                    Some(&id) => id,
                     None => {
                         self.state.tally.early += 1;
                         self.state.tally.early_dropped += self.state.join.hold(key, feedback);
@@ -225,10 +233,13 @@ impl Engine {
                 }
             }
         };
+        let offset = id.position.offset;
         let known = offset >= self.state.trimmed && offset < self.state.position;
         let recorded = if known { history.decision(offset)? } else { None };
         match recorded {
-            Some(recorded) if recorded.decided.nonce == nonce => self.joined(feedback, &recorded),
+            Some(recorded) if recorded.decided.id(id.position) == id => {
+                self.joined(feedback, &recorded)
+            }
             _ => self.state.tally.orphan += 1,
         }
         Ok(())

@@ -16,7 +16,7 @@ use pawl_domain::{
 use pawl_model::Snapshot;
 
 pub use enrolled::{Enrolled, Status};
-pub use join::Limits;
+pub use join::{Limits, request_key};
 pub use state::{Model, State, Tally};
 
 /// The version of the fold. A change of what any event does to the state raises it.

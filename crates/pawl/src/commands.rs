@@ -1,5 +1,11 @@
 //! One file a command.
 
+pub mod decision;
+pub mod demo;
+pub mod key;
+pub mod log;
+pub mod model;
+pub mod serve;
 pub mod simulate;
 pub mod spec;
 

@@ -1,5 +1,6 @@
 //! `pawl`: one binary that keeps models moving forward.
 
+mod client;
 mod commands;
 
 use clap::{Parser, Subcommand};
@@ -13,22 +14,71 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    server: client::Server,
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Watch the whole loop work: a server and a minute of traffic
+    Demo(commands::demo::Demo),
+    /// Run the server
+    Serve(commands::serve::Serve),
+    /// Models on a server
+    #[command(subcommand)]
+    Model(commands::model::Model),
+    /// Versions of a model on a server
+    #[command(subcommand)]
+    Version(commands::model::Version),
+    /// Decisions on a server
+    #[command(subcommand)]
+    Decision(commands::decision::Decision),
+    /// Keys of a server
+    #[command(subcommand)]
+    Key(commands::key::Key),
+    /// The log of a server or a data directory
+    #[command(subcommand)]
+    Log(commands::log::Log),
+    /// Write a checkpoint on a server now
+    Checkpoint,
     /// Run a policy over a table of what every action would have given
     Simulate(commands::simulate::Simulate),
-    /// Check spec files
+    /// Spec files
     #[command(subcommand)]
     Spec(commands::spec::Spec),
+    /// The configuration of `pawl serve`
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// Print every key with its default and meaning, as a configuration file
+    Explain,
 }
 
 /// Exit codes: 0 done, 1 failed, 2 wrong usage (clap's own).
 fn main() -> std::process::ExitCode {
-    let done = match Cli::parse().command {
-        Command::Simulate(command) => command.run(),
-        Command::Spec(command) => command.run(),
+    let Cli { command, server } = Cli::parse();
+    let done = match command {
+        Command::Demo(command) => command.run(),
+        Command::Serve(command) => command.run(),
+        Command::Model(command) => command.run(&server),
+        Command::Version(command) => command.run(&server),
+        Command::Decision(command) => command.run(&server),
+        Command::Key(command) => command.run(&server),
+        Command::Log(command) => command.run(&server),
+        Command::Checkpoint => server.post("/v1/checkpoints", String::new()).map(|reply| {
+            commands::model::show(&server, &reply, |v| {
+                format!("checkpoint at {}", commands::model::text(v, "position"))
+            });
+        }),
+        Command::Simulate(command) => command.run(server.json),
+        Command::Spec(command) => command.run(server.json),
+        Command::Config(ConfigCommand::Explain) => {
+            print!("{}", pawl_server::Config::explain());
+            Ok(())
+        }
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -1,1 +1,22 @@
-//! Empty.
+//! The server: HTTP, keys, limits, and the loop that joins log, fold and registry.
+
+mod app;
+mod append;
+mod auth;
+pub mod config;
+mod decide;
+mod decisions;
+mod elsewhere;
+pub mod error;
+mod explain;
+mod feedback;
+mod health;
+mod http;
+mod metrics;
+mod models;
+pub mod openapi;
+mod requests;
+
+pub use app::{App, StartError};
+pub use config::Config;
+pub use http::{Running, serve};

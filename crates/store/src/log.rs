@@ -35,11 +35,13 @@ const MAGIC: &[u8; 8] = b"PAWLLOG1";
 pub struct Config {
     /// A segment is closed when it has this many bytes.
     pub segment_bytes: u64,
+    /// Change nothing on the disk: a torn tail is left, the epoch is not raised, nothing can be appended.
+    pub read_only: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self { segment_bytes: 64 << 20, read_only: false }
     }
 }
 

@@ -38,14 +38,11 @@ pub struct Simulate {
     /// Sweep the weight of cost over these values and print the frontier
     #[arg(long, value_delimiter = ',')]
     trade_off: Vec<f64>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 impl Simulate {
     /// Runs the command.
-    pub fn run(&self) -> Result<()> {
+    pub fn run(&self, json: bool) -> Result<()> {
         let spec = read_spec(&self.spec)?;
         let table = Table::read(&spec, &self.data)?;
         let specs = self.settings(&spec)?;
@@ -56,7 +53,7 @@ impl Simulate {
             .map(|((weight, spec), passes)| Setting { weight: *weight, spec, passes })
             .collect();
         let report = report::Report::new(&spec, &table, &settings)?;
-        if self.json {
+        if json {
             println!("{}", serde_json::to_string(&report.to_json())?);
         } else {
             print!("{}", report.to_text());

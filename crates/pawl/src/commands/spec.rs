@@ -16,20 +16,17 @@ pub enum Spec {
     Check {
         /// The spec, TOML
         spec: PathBuf,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
     },
 }
 
 impl Spec {
     /// Runs the command.
-    pub fn run(&self) -> Result<()> {
-        let Self::Check { spec: path, json } = self;
+    pub fn run(&self, json: bool) -> Result<()> {
+        let Self::Check { spec: path } = self;
         let spec = read_spec(path)?;
         let views = Views::of(&spec);
         let slots = |m: usize| views.layout(m).slots;
-        if *json {
+        if json {
             let metrics: serde_json::Map<String, serde_json::Value> = spec
                 .metrics()
                 .iter()

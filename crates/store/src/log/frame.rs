@@ -167,6 +167,12 @@ impl Batch {
         first + self.starts[i] as u64
     }
 
+    /// The offset after the last record once the batch was written at `first`.
+    #[must_use]
+    pub fn end(&self, first: u64) -> u64 {
+        first + self.bytes.len() as u64
+    }
+
     /// Empties it, keeping its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -128,6 +128,9 @@ impl Log {
             if synced > 0 {
                 return Err(OpenError::Gap { first: 0, wanted: synced });
             }
+            if config.read_only {
+                return Err(OpenError::Gap { first: 0, wanted: 0 });
+            }
             segments.push(create_segment(disk.as_ref(), 0)?);
         }
         let first = segments[0].base;
@@ -140,12 +143,15 @@ impl Log {
         while let Some(broken) = scan.run(&segments)? {
             let next = find_valid(&segments, broken)?;
             if next.is_none() && broken >= synced {
-                recovery.torn_bytes += cut(disk.as_ref(), &mut segments, broken)?;
+                recovery.torn_bytes = end_of(&segments)? - broken;
+                if !config.read_only {
+                    cut(disk.as_ref(), &mut segments, broken)?;
+                }
                 break;
             }
             let end = end_of(&segments)?;
             let damage = Damage { from: broken, to: next.unwrap_or(end) };
-            if !accept_loss {
+            if !accept_loss || config.read_only {
                 return Err(OpenError::Damaged(damage));
             }
             scan.cover(&segments, damage)?;
@@ -155,7 +161,7 @@ impl Log {
         let Some(last) = segments.last().cloned() else {
             return Err(OpenError::Gap { first, wanted: checkpoint });
         };
-        let epoch = raise_epoch(disk.as_ref())?;
+        let epoch = if config.read_only { 0 } else { raise_epoch(disk.as_ref())? };
         let log = Self {
             disk,
             config,
@@ -165,12 +171,14 @@ impl Log {
             head: AtomicU64::new(scan.offset),
             synced: AtomicU64::new(0),
             syncing: Mutex::new(mark),
-            failed: AtomicBool::new(false),
+            failed: AtomicBool::new(config.read_only),
         };
         if let Some(Damage { from, to }) = recovery.accepted {
             log.append_event(&Event::LossAccepted { from, to })?;
         }
-        log.sync()?;
+        if !config.read_only {
+            log.sync()?;
+        }
         Ok((log, recovery))
     }
 }
@@ -287,21 +295,17 @@ fn find_valid(segments: &[Segment], broken: u64) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// Cuts everything from `offset` on. Returns how many bytes that were.
-fn cut(disk: &dyn Disk, segments: &mut Vec<Segment>, offset: u64) -> io::Result<u64> {
-    let mut gone = 0;
+/// Cuts everything from `offset` on.
+fn cut(disk: &dyn Disk, segments: &mut Vec<Segment>, offset: u64) -> io::Result<()> {
     while segments.len() > 1 && segments.last().is_some_and(|s| s.base > offset) {
         if let Some(segment) = segments.pop() {
-            gone += segment.file.len()?.saturating_sub(SEGMENT_HEADER);
             disk.remove(&super::segment_path(segment.base))?;
         }
     }
     if let Some(last) = segments.last() {
         let place = SEGMENT_HEADER + (offset - last.base);
-        gone += last.file.len()?.saturating_sub(place);
         last.file.set_len(place)?;
         last.file.sync()?;
     }
-    disk.sync_dir(DIR)?;
-    Ok(gone)
+    disk.sync_dir(DIR)
 }

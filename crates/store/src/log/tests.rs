@@ -10,8 +10,12 @@ fn open(
     checkpoint: u64,
     accept: bool,
 ) -> Result<(Arc<Log>, Recovery), OpenError> {
-    let (log, recovery) =
-        Log::open(disk.clone(), Config { segment_bytes: 600 }, checkpoint, accept)?;
+    let (log, recovery) = Log::open(
+        disk.clone(),
+        Config { segment_bytes: 600, read_only: false },
+        checkpoint,
+        accept,
+    )?;
     Ok((Arc::new(log), recovery))
 }
 

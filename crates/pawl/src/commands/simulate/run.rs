@@ -56,7 +56,7 @@ fn enrolled(spec: &CheckedSpec) -> Event {
 /// Runs `spec` over the rows of `table` in the order of `seed`. `progress` is told the rows done.
 pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64)) -> Result<Pass> {
     let disk = Arc::new(MemoryDisk::default());
-    let (log, _) = Log::open(disk, Config { segment_bytes: 4 << 20 }, 0, false)?;
+    let (log, _) = Log::open(disk, Config { segment_bytes: 4 << 20, read_only: false }, 0, false)?;
     let log = Arc::new(log);
     log.append_event(&enrolled(spec))?;
     let mut fold = Fold::new(log.clone(), Engine::new(Limits::default()));
@@ -114,6 +114,7 @@ fn decide(
     let nonce = mix(mix(seed ^ 0x5EED).wrapping_add(at_ms));
     let choice = snapshot.decide(&Request { context: &read, actions: None, seed: nonce }, work)?;
     Ok(Decided {
+        epoch: fold.log().epoch(),
         nonce,
         at_ms,
         model: spec.name().clone(),

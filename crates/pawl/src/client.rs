@@ -1,0 +1,81 @@
+//! A client of the server's public API: what every command but `serve` and the offline ones uses.
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use reqwest::{
+    Method,
+    blocking::{Client as Http, RequestBuilder},
+};
+use serde_json::Value;
+
+/// Where the server is and how to talk to it.
+#[derive(Args, Debug, Clone)]
+pub struct Server {
+    /// The server's URL
+    #[arg(long, env = "PAWL_SERVER", default_value = "http://127.0.0.1:7295", global = true)]
+    server: String,
+    /// The key to send
+    #[arg(long, env = "PAWL_KEY", hide_env_values = true, global = true)]
+    key: Option<String>,
+    /// Print the reply as one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Server {
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+        if self.server.starts_with("https://") {
+            bail!(
+                "`{}`: this version of Pawl speaks plain HTTP only; use an http:// URL",
+                self.server
+            );
+        }
+        let url = format!("{}{path}", self.server.trim_end_matches('/'));
+        let request = Http::new().request(method, url);
+        Ok(match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        })
+    }
+
+    fn send(&self, request: RequestBuilder) -> Result<Value> {
+        let response = request.send().map_err(|e| {
+            anyhow!("no answer from `{}`: {e}; is `pawl serve` running there?", self.server)
+        })?;
+        let status = response.status();
+        let text = response.text()?;
+        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(value);
+        }
+        let error = &value["error"];
+        match (error["code"].as_str(), error["message"].as_str(), error["remedy"].as_str()) {
+            (Some(code), Some(message), Some(remedy)) => bail!("{message} ({code}): {remedy}"),
+            _ => bail!("`{}` answered {status}: {text}", self.server),
+        }
+    }
+
+    /// `GET path`.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.send(self.request(Method::GET, path)?)
+    }
+
+    /// `POST path` with a JSON body.
+    pub fn post(&self, path: &str, body: String) -> Result<Value> {
+        let request = self.request(Method::POST, path)?;
+        self.send(request.header("content-type", "application/json").body(body))
+    }
+
+    /// `DELETE path`.
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        self.send(self.request(Method::DELETE, path)?)
+    }
+}
+
+/// A path segment, percent-encoded.
+pub fn segment(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}

@@ -1,0 +1,335 @@
+//! What every request shares: the log and its fold, the registry, the keys, the clock, the counters.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pawl_domain::Event;
+use pawl_driver::{
+    Clock, Fold, Live, RecoverError, Recovered, Retention, Settings, SlewedClock, SyncError, Syncer,
+};
+use pawl_engine::Limits;
+use pawl_store::{
+    Disk, Log, RealDisk,
+    log::{Config as LogConfig, Recovery},
+    registry::{Registry, RegistryError},
+};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use crate::{
+    auth::Keys,
+    config::Config,
+    error::{ApiError, ApiResult, Code},
+    metrics::Metrics,
+    requests::Requests,
+};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("the data directory `{path}` cannot be used: {why}")]
+    Data {
+        /// Which.
+        path: String,
+        /// The reason.
+        why: std::io::Error,
+    },
+    /// The log or the fold.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The address.
+    #[error("cannot listen on `{address}`: {why}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// The reason.
+        why: std::io::Error,
+    },
+    /// No key protects an open address.
+    #[error(
+        "`{0}` is not a loopback address and there is no key: start on loopback, make one with `pawl key create`, \
+         then listen there; or say `--insecure`"
+    )]
+    Unprotected(std::net::SocketAddr),
+    /// A thread or runtime could not be started.
+    #[error("cannot start: {0}")]
+    Start(std::io::Error),
+}
+
+/// What every request shares.
+pub struct App {
+    config: Config,
+    disk: Arc<dyn Disk>,
+    live: Live,
+    log: Arc<Log>,
+    syncer: Syncer,
+    synced: watch::Receiver<Result<u64, SyncError>>,
+    registry: Registry,
+    /// The seq up to which changes are in the log.
+    relayed: Mutex<u64>,
+    keys: Keys,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    requests: OnceLock<Requests>,
+    in_flight: AtomicUsize,
+    stopping: AtomicBool,
+    /// Explanations fold the log again: one at a time.
+    explaining: Semaphore,
+    recovery: Recovery,
+}
+
+impl core::fmt::Debug for App {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("App").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// One request that counts against the limit, until dropped.
+#[derive(Debug)]
+pub struct InFlight<'a>(&'a App);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl App {
+    /// Opens the data directory, folds the log to its head and takes in what the registry changed meanwhile.
+    ///
+    /// # Errors
+    /// If anything there is not as it should be.
+    pub async fn open(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
+        let disk: Arc<dyn Disk> = Arc::new(open_data(&config.data)?);
+        let registry = Registry::open(&config.data.join("registry.sqlite")).await?;
+        let limits = Limits {
+            open_max: config.join.open,
+            requests_max: config.join.requests,
+            early_max: config.join.early,
+        };
+        let log_config = LogConfig { segment_bytes: config.log.segment_bytes, read_only: false };
+        let now_ms = SlewedClock::new(0).now_ms();
+        let Recovered { mut fold, recovery, .. } =
+            Fold::recover(&disk, log_config, limits, accept_loss, now_ms)?;
+        fold.catch_up()?;
+        let relayed = relay(&registry, fold.log(), fold.engine().state().registry.1).await?;
+        fold.catch_up()?;
+        let clock: Arc<dyn Clock> = Arc::new(SlewedClock::new(fold.engine().state().now_ms));
+        let app = Self::assemble(config, disk, fold, registry, relayed, clock, recovery)?;
+        app.keys.reload(&app.registry).await?;
+        Ok(app)
+    }
+
+    fn assemble(
+        config: Config,
+        disk: Arc<dyn Disk>,
+        fold: Fold,
+        registry: Registry,
+        relayed: u64,
+        clock: Arc<dyn Clock>,
+        recovery: Recovery,
+    ) -> Result<Arc<Self>, StartError> {
+        let log = fold.log().clone();
+        let (tell, synced) = watch::channel(Ok(log.synced()));
+        let syncer = Syncer::spawn(log.clone(), move |result| {
+            let _nobody_waits = tell.send(result);
+        })
+        .map_err(StartError::Start)?;
+        let requests = Requests::new(config.join.requests, config.limits.request_window.ms());
+        let now_ms = clock.now_ms();
+        for (key, id) in fold.engine().state().join.requests() {
+            requests.complete(key, now_ms, id);
+        }
+        // A log may fill nine tenths of what the disk has left, whatever its bound says.
+        let free = disk.free_bytes().map_err(StartError::Start)?;
+        let space = (free / 10 * 9).saturating_add(log.bytes());
+        if space < config.log.max_bytes {
+            tracing::warn!(
+                space,
+                wanted = config.log.max_bytes,
+                "the disk is smaller than `log.max_bytes`"
+            );
+        }
+        let settings = Settings {
+            checkpoint_every: Duration::from_millis(config.checkpoint_interval.ms()),
+            retention: Retention {
+                log_bytes_max: config.log.max_bytes.min(space),
+                record_ms: config.log.retention.ms(),
+            },
+        };
+        let live =
+            Live::spawn(fold, disk.clone(), clock.clone(), settings).map_err(StartError::Start)?;
+        Ok(Arc::new(Self {
+            config,
+            disk,
+            live,
+            log,
+            syncer,
+            synced,
+            registry,
+            relayed: Mutex::new(relayed),
+            keys: Keys::default(),
+            clock,
+            metrics: Metrics::default(),
+            requests: OnceLock::from(requests),
+            in_flight: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            explaining: Semaphore::new(1),
+            recovery,
+        }))
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What opening the log found.
+    #[must_use]
+    pub const fn recovery(&self) -> Recovery {
+        self.recovery
+    }
+
+    /// The keys in force.
+    #[must_use]
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(crate) const fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    pub(crate) const fn live(&self) -> &Live {
+        &self.live
+    }
+
+    pub(crate) const fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    pub(crate) const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) const fn explaining(&self) -> &Semaphore {
+        &self.explaining
+    }
+
+    pub(crate) fn requests(&self) -> &Requests {
+        self.requests.get_or_init(|| Requests::new(self.config.join.requests, 0))
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        let join = &self.config.join;
+        Limits { open_max: join.open, requests_max: join.requests, early_max: join.early }
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Counts a request, if there is room for it.
+    ///
+    /// # Errors
+    /// If there are too many already.
+    pub(crate) fn enter(&self) -> ApiResult<InFlight<'_>> {
+        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        let entered = InFlight(self);
+        if before >= self.config.limits.in_flight {
+            let detail =
+                format!("{before} requests are in flight, `limits.in_flight` allows no more");
+            return Err(ApiError::new(Code::TooManyRequests, detail));
+        }
+        Ok(entered)
+    }
+
+    /// Waits until the log is on the disk up to `end`.
+    ///
+    /// # Errors
+    /// If the disk failed.
+    pub(crate) async fn on_disk(&self, end: u64) -> ApiResult<()> {
+        let failed = |why: String| ApiError::new(Code::LogUnavailable, why);
+        if self.log.synced() >= end {
+            return Ok(());
+        }
+        self.syncer.ask();
+        let mut synced = self.synced.clone();
+        let reached = synced.wait_for(|s| s.as_ref().map_or(true, |s| *s >= end)).await;
+        match reached.map_err(|_| failed("the server is stopping".to_owned()))?.as_ref() {
+            Ok(_) => Ok(()),
+            Err(e) => Err(failed(e.0.clone())),
+        }
+    }
+
+    /// Puts every new change of the registry into the log, and waits until it is folded.
+    ///
+    /// # Errors
+    /// If the log or the registry fails, or learning has stopped.
+    pub(crate) async fn relay(&self) -> ApiResult<()> {
+        {
+            let mut relayed = self.relayed.lock().await;
+            *relayed =
+                relay(&self.registry, &self.log, *relayed).await.map_err(ApiError::internal)?;
+        }
+        let head = self.log.head();
+        self.on_disk(head).await?;
+        self.live.wake();
+        while self.live.position() < head {
+            if let Some(stopped) = self.live.stopped() {
+                return Err(ApiError::internal(stopped));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The position is told before the snapshot is swapped: one more turn of the fold.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        Ok(())
+    }
+
+    /// Closes the registry. The log and the fold close when the last reference goes.
+    pub(crate) async fn close(&self) {
+        self.registry.close().await;
+    }
+}
+
+fn open_data(path: &Path) -> Result<RealDisk, StartError> {
+    RealDisk::open(path).map_err(|why| StartError::Data { path: path.display().to_string(), why })
+}
+
+/// Appends the changes after `seq` to the log, in order. Returns the seq of the last.
+async fn relay(registry: &Registry, log: &Log, mut seq: u64) -> Result<u64, StartError> {
+    loop {
+        let changes = registry.changes_after(seq, 100).await?;
+        let Some(last) = changes.last() else { return Ok(seq) };
+        seq = last.seq;
+        for change in changes {
+            log.append_event(&Event::Changed(change)).map_err(RecoverError::from)?;
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! `POST /v1/models/{model}/decide`: from a request's bytes to a recorded decision.
+
+use std::{borrow::Cow, cell::RefCell, sync::Arc, time::Instant};
+
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{HeaderMap, Response, http::request::Parts};
+use pawl_domain::{
+    DecisionId, Event, ModelName, Position,
+    event::{self, Decided, Outcome},
+    suggest,
+};
+use pawl_engine::request_key;
+use pawl_model::{Refusal, Request, Snapshot, context::Context, snapshot::Workspace};
+use pawl_store::registry::Scope;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    app::App,
+    append::append,
+    auth::Caller,
+    config::{Durability, OnLogFailure},
+    error::{ApiError, ApiResult, Code},
+    http::{json, read_body},
+    requests::Known,
+};
+
+/// The body of a decide request.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecideRequest<'a> {
+    /// What is known of the request: a JSON object. Declared features are stored, the rest is ignored.
+    #[serde(borrow)]
+    #[schema(value_type = Object)]
+    pub context: &'a RawValue,
+    /// Only these actions, by name.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub actions: Option<Vec<Cow<'a, str>>>,
+    /// Whom the decision is about.
+    #[serde(default)]
+    pub targeting_key: Option<String>,
+    /// The session it belongs to.
+    #[serde(default)]
+    pub session_id: Option<String>,
+    /// The caller's own id: the same request again within a window answers the same decision.
+    #[serde(default)]
+    pub request_id: Option<String>,
+    /// A flat object, stored with the decision.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<&'a RawValue>,
+    /// Decide without recording: the reply has no `decision_id`.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The reply to a decide request.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct DecideReply {
+    /// What feedback refers to. Absent for dry runs and unlogged decisions.
+    decision_id: Option<String>,
+    /// The model.
+    model: String,
+    /// The version that answered.
+    version: String,
+    /// The log position up to which it had learned.
+    position: String,
+    /// The chosen action.
+    action: String,
+    /// The action's payload, as the spec gives it.
+    #[schema(value_type = Option<Object>)]
+    payload: Option<serde_json::Value>,
+    /// The probability with which it was drawn.
+    probability: f64,
+    /// `ok`, `dry_run` or `unlogged`.
+    outcome: String,
+    /// Why the outcome is not `ok`.
+    reason: Option<String>,
+}
+
+/// Longest id, key or session of a caller.
+const ID_MAX: usize = 256;
+/// Largest metadata.
+const METADATA_MAX: usize = 8192;
+
+thread_local! {
+    static WORK: RefCell<Workspace> = RefCell::default();
+}
+
+/// Parses JSON, naming the field and the nearest known one where it does not fit.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> ApiResult<T> {
+    serde_json::from_str(text).map_err(|e| {
+        let code = if e.is_data() { Code::InvalidRequest } else { Code::InvalidJson };
+        ApiError::new(code, suggest::explain_unknown(&e.to_string()))
+    })
+}
+
+/// The body as text.
+pub(crate) fn utf8(body: &[u8]) -> ApiResult<&str> {
+    core::str::from_utf8(body)
+        .map_err(|_| ApiError::new(Code::InvalidJson, "the body is not UTF-8"))
+}
+
+/// The name and snapshot of `model[@ref]`. A reference other than the production version is not served.
+pub(crate) fn find(app: &App, reference: &str) -> ApiResult<Arc<Snapshot>> {
+    let (name, wanted) = reference.split_once('@').map_or((reference, None), |(n, r)| (n, Some(r)));
+    let snapshot = app.live().published().get(name).ok_or_else(|| ApiError::no_model(name))?;
+    match wanted {
+        Some(r) if r != "production" && snapshot.version.to_string() != r => {
+            let detail =
+                format!("`{r}` is not served: `{name}` is at {} in production", snapshot.version);
+            Err(ApiError::new(Code::ReferenceNotFound, detail))
+        }
+        _ => Ok(snapshot),
+    }
+}
+
+/// Checks a caller's id.
+pub(crate) fn check_id(field: &str, id: Option<&str>) -> ApiResult<()> {
+    match id {
+        Some(id) if id.is_empty() || id.len() > ID_MAX => {
+            Err(ApiError::field(field, format!("has {} bytes; use 1 to {ID_MAX}", id.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that metadata is a flat object, and returns its text.
+pub(crate) fn flat(metadata: Option<&RawValue>) -> ApiResult<Option<String>> {
+    let Some(raw) = metadata else { return Ok(None) };
+    let text = raw.get();
+    if text == "null" {
+        return Ok(None);
+    }
+    let nested = |v: &serde_json::Value| v.is_object() || v.is_array();
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+        Ok(map) if text.len() <= METADATA_MAX && !map.values().any(nested) => {
+            Ok(Some(text.to_owned()))
+        }
+        _ => Err(ApiError::field(
+            "metadata",
+            format!("must be a flat JSON object of at most {METADATA_MAX} bytes"),
+        )),
+    }
+}
+
+/// Decides once. Returns the record, which is not yet in the log.
+fn choose(
+    app: &App,
+    snapshot: &Snapshot,
+    body: &DecideRequest<'_>,
+    caller: event::Caller,
+) -> ApiResult<Decided> {
+    let spec = &snapshot.spec;
+    let context = Context::read(spec, body.context.get())
+        .map_err(|e| ApiError::new(Code::InvalidContext, e.to_string()))?;
+    let (missing, unknown) = context.gaps();
+    if missing + unknown > 0 {
+        app.metrics().missing.inc_by(missing as u64);
+        app.metrics().unknown.inc_by(unknown as u64);
+    }
+    let wanted = body.actions.as_ref().map(|names| wanted(spec, names)).transpose()?;
+    let nonce = nonce()?;
+    let request = Request { context: &context, actions: wanted.as_deref(), seed: nonce };
+    let choice = WORK.with_borrow_mut(|work| snapshot.decide(&request, work));
+    let choice = choice.map_err(|e| match e {
+        Refusal::NoEligibleAction => ApiError::new(Code::NoEligibleAction, e.to_string()),
+    })?;
+    Ok(Decided {
+        epoch: app.log().epoch(),
+        nonce,
+        at_ms: app.now_ms(),
+        model: spec.name().clone(),
+        version: snapshot.version.clone(),
+        learner: snapshot.learner,
+        snapshot: snapshot.position,
+        clock: snapshot.decisions,
+        context: context.logged(spec).into_owned(),
+        eligible: choice.eligible,
+        removed: choice.removed,
+        probabilities: choice.probabilities,
+        chosen: choice.chosen as u16,
+        outcome: Outcome::Ok,
+        reason: None,
+        caller,
+        metrics: Vec::new(),
+    })
+}
+
+fn wanted(spec: &pawl_domain::CheckedSpec, names: &[Cow<'_, str>]) -> ApiResult<Vec<u16>> {
+    let find = |name: &Cow<'_, str>| match spec.action(name) {
+        Some(i) => Ok(i as u16),
+        None => {
+            let known = spec.actions().iter().map(|a| a.name.as_str());
+            let hint = suggest::nearest(name, known).map_or_else(
+                || "see the model's `actions`".to_owned(),
+                |n| format!("did you mean `{n}`?"),
+            );
+            Err(ApiError::field(
+                "actions",
+                format!("`{name}` is not an action of `{}`; {hint}", spec.name()),
+            ))
+        }
+    };
+    names.iter().map(find).collect()
+}
+
+/// 64 random bits of the operating system, drawn in blocks.
+pub(crate) fn nonce() -> ApiResult<u64> {
+    thread_local! {
+        static BLOCK: RefCell<([u8; 512], usize)> = const { RefCell::new(([0; 512], 512)) };
+    }
+    BLOCK.with_borrow_mut(|(block, used)| {
+        if *used == block.len() {
+            getrandom::fill(block).map_err(ApiError::internal)?;
+            *used = 0;
+        }
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&block[*used..*used + 8]);
+        *used += 8;
+        Ok(u64::from_le_bytes(bytes))
+    })
+}
+
+/// The reply for a decision.
+fn reply(
+    spec: &pawl_domain::CheckedSpec,
+    decided: &Decided,
+    id: Option<DecisionId>,
+    outcome: &str,
+    reason: Option<&str>,
+) -> String {
+    use core::fmt::Write as _;
+    let mut out = String::with_capacity(320);
+    out.push('{');
+    // Writing to a string cannot fail.
+    if let Some(id) = id {
+        let _infallible = write!(out, "\"decision_id\":\"{id}\",");
+    }
+    let action = decided.action().and_then(|a| spec.actions().get(usize::from(a)));
+    let position = Position { partition: 0, offset: decided.snapshot };
+    let _infallible = write!(
+        out,
+        "\"model\":\"{}\",\"version\":\"{}\",\"position\":\"{position}\",\"action\":",
+        decided.model, decided.version
+    );
+    let name = action.map_or("", |a| a.name.as_str());
+    if name.bytes().any(|b| matches!(b, b'"' | b'\\')) {
+        out.push_str(&serde_json::Value::from(name).to_string());
+    } else {
+        let _infallible = write!(out, "\"{name}\"");
+    }
+    if let Some(payload) = action.and_then(|a| a.payload.as_ref()) {
+        let _infallible = write!(out, ",\"payload\":{payload}");
+    }
+    let probability = decided.probability().unwrap_or_default();
+    let _infallible = write!(out, ",\"probability\":{probability},\"outcome\":\"{outcome}\"");
+    if let Some(reason) = reason {
+        let _infallible = write!(out, ",\"reason\":{}", serde_json::Value::from(reason));
+    }
+    out.push('}');
+    out
+}
+
+/// Decides, records, and only then answers.
+async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> ApiResult<String> {
+    let begun = Instant::now();
+    let snapshot = find(app, model)?;
+    caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
+    let body: DecideRequest<'_> = parse(text)?;
+    check_id("targeting_key", body.targeting_key.as_deref())?;
+    check_id("session_id", body.session_id.as_deref())?;
+    check_id("request_id", body.request_id.as_deref())?;
+    let who = event::Caller {
+        principal: caller.principal(),
+        request_id: body.request_id.clone(),
+        targeting_key: body.targeting_key.clone(),
+        session_id: body.session_id.clone(),
+        metadata: flat(body.metadata)?,
+        at_ms: None,
+        body_hash: body.request_id.as_ref().map(|_| xxhash_rust::xxh3::xxh3_64(text.as_bytes())),
+    };
+    if body.dry_run {
+        let decided = choose(app, &snapshot, &body, who)?;
+        return Ok(reply(&snapshot.spec, &decided, None, "dry_run", None));
+    }
+    let key = body.request_id.as_ref().map(|id| request_key(snapshot.spec.name(), id));
+    let Some(key) = key else {
+        let decided = choose(app, &snapshot, &body, who)?;
+        let (text, _) = record(app, &snapshot, decided).await?;
+        app.metrics().decide_seconds.observe(begun.elapsed().as_secs_f64());
+        return Ok(text);
+    };
+    match app.requests().reserve(key, app.now_ms()) {
+        Known::InProgress => {
+            let detail = "a request with this `request_id` is being answered";
+            Err(ApiError::new(Code::RequestInProgress, detail))
+        }
+        Known::Answered(id) => repeated(app, &snapshot, id, &who),
+        Known::New => {
+            let mut reserved = Reserved { app, key, answered: false };
+            let decided = choose(app, &snapshot, &body, who)?;
+            let (text, id) = record(app, &snapshot, decided).await?;
+            if let Some(id) = id {
+                app.requests().complete(key, app.now_ms(), id);
+                reserved.answered = true;
+            }
+            Ok(text)
+        }
+    }
+}
+
+/// A reserved request id: released unless it was answered, also when the caller hangs up.
+struct Reserved<'a> {
+    app: &'a App,
+    key: u64,
+    answered: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.app.requests().release(self.key);
+        }
+    }
+}
+
+/// The decision that this request id was answered with, read from the log.
+fn repeated(
+    app: &App,
+    snapshot: &Snapshot,
+    id: DecisionId,
+    who: &event::Caller,
+) -> ApiResult<String> {
+    let entry = app.log().read(id.position.offset).map_err(ApiError::internal)?;
+    let Event::Decided(decided) = entry.event else {
+        return Err(ApiError::internal("a remembered request id points to no decision"));
+    };
+    if decided.caller.request_id != who.request_id || decided.caller.body_hash != who.body_hash {
+        let detail = "`request_id` was used for another request; use a new one";
+        return Err(ApiError::new(Code::RequestIdReused, detail));
+    }
+    Ok(reply(&snapshot.spec, &decided, Some(id), "ok", None))
+}
+
+/// Puts a decision into the log and gives its reply and id.
+async fn record(
+    app: &Arc<App>,
+    snapshot: &Snapshot,
+    decided: Decided,
+) -> ApiResult<(String, Option<DecisionId>)> {
+    let events = [Event::Decided(decided)];
+    let appended = append(app, &events).await;
+    let [Event::Decided(decided)] = events else {
+        return Err(ApiError::internal("a decision turned into another event"));
+    };
+    let place = match appended {
+        Ok(places) => places[0],
+        Err(why) if app.config().on_log_failure == OnLogFailure::Serve => {
+            tracing::warn!(%why, "a decision is served unlogged");
+            return Ok((reply(&snapshot.spec, &decided, None, "unlogged", Some(&why)), None));
+        }
+        Err(why) => return Err(ApiError::new(Code::LogUnavailable, why)),
+    };
+    if app.config().durability == Durability::Disk {
+        app.on_disk(place.end).await?;
+    }
+    let id = decided.id(Position { partition: 0, offset: place.offset });
+    Ok((reply(&snapshot.spec, &decided, Some(id), "ok", None), Some(id)))
+}
+
+/// The hot route.
+pub(crate) async fn decide(
+    app: &Arc<App>,
+    model: &str,
+    parts: &Parts,
+    body: &Bytes,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&parts.headers, app.now_ms())?;
+    Ok(json(200, answer(app, model, &caller, utf8(body)?).await?))
+}
+
+/// The body of a batch.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchRequest<'a> {
+    /// Decide requests.
+    #[serde(borrow)]
+    #[schema(value_type = Vec<Object>)]
+    pub requests: Vec<&'a RawValue>,
+}
+
+/// Decide several times; each item has its own answer or error.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/decide/batch", request_body = BatchRequest,
+    params(("model" = String, Path, description = "name, or name@version")),
+    responses((status = 200, description = "decisions: one reply or error a request"))
+)]
+pub(crate) async fn batch(
+    State(app): State<Arc<App>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let _in_flight = app.enter()?;
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let body = read_body(&app, body).await?;
+    let request: BatchRequest<'_> = parse(utf8(&body)?)?;
+    let (n, most) = (request.requests.len(), app.config().limits.batch);
+    if n > most {
+        return Err(ApiError::field("requests", format!("has {n} items; at most {most}")));
+    }
+    find(&app, &model)?;
+    let mut answers = Vec::with_capacity(n);
+    // Together, so that their records go into one write.
+    let pending = request.requests.iter().map(|item| answer(&app, &model, &caller, item.get()));
+    for answer in futures_join(pending).await {
+        answers
+            .push(answer.unwrap_or_else(|e| serde_json::json!({"error": e.member()}).to_string()));
+    }
+    Ok(json(200, format!("{{\"decisions\":[{}]}}", answers.join(","))))
+}
+
+/// Runs futures concurrently on this task and gives their results in order.
+async fn futures_join<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(|f| (Box::pin(f), None)).collect();
+    core::future::poll_fn(|context| {
+        let mut waiting = false;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    core::task::Poll::Ready(value) => *output = Some(value),
+                    core::task::Poll::Pending => waiting = true,
+                }
+            }
+        }
+        if waiting { core::task::Poll::Pending } else { core::task::Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, output)| output).collect()
+}
+
+/// The name of a model in a path.
+pub(crate) fn model_name(text: &str) -> ApiResult<ModelName> {
+    text.parse().map_err(|e| ApiError::field("model", e))
+}
+
+/// The description of the hot route for the API's document.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/decide", request_body = DecideRequest,
+    params(("model" = String, Path, description = "name, or name@version")),
+    responses((status = 200, description = "the decision", body = DecideReply))
+)]
+#[expect(dead_code, reason = "carries the description; the route is served before the router")]
+pub(crate) fn decide_description() {}

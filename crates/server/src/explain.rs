@@ -1,0 +1,112 @@
+//! `GET /v1/decisions/{id}/explain`: the decision run again, from the weights that answered it.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{HeaderMap, Response};
+use pawl_domain::{
+    CheckedSpec, DecisionId,
+    event::{Decided, Outcome},
+};
+use pawl_driver::{Fold, RecoverError};
+use pawl_model::{Request, Snapshot, context::Context, snapshot::Workspace};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    app::App,
+    decisions::{describe, feedback_for, load},
+    error::{ApiError, ApiResult, Code},
+    http,
+};
+
+/// How many contributions of a metric and action are shown.
+const SHOWN: usize = 8;
+
+/// The snapshot that answered: the fold of the log up to its position.
+fn snapshot(app: &App, decided: &Decided) -> ApiResult<Snapshot> {
+    let fold = Fold::at(app.disk().as_ref(), app.log(), app.limits(), decided.snapshot);
+    let gone = |e: RecoverError| {
+        ApiError::new(
+            Code::NotExplainable,
+            format!("the weights that answered cannot be folded again: {e}"),
+        )
+    };
+    let fold = fold.map_err(gone)?;
+    let snapshot = fold.engine().snapshot(&decided.model).filter(|s| s.learner == decided.learner);
+    snapshot.ok_or_else(|| {
+        ApiError::new(Code::NotExplainable, "its learner did not exist at that position")
+    })
+}
+
+fn explanation(
+    app: &App,
+    id: DecisionId,
+    next: u64,
+    d: &Decided,
+    spec: &CheckedSpec,
+) -> ApiResult<Value> {
+    let mut value = describe(spec, id, d);
+    let (feedback, complete) = feedback_for(app, id, d, next)?;
+    value["feedback"] = feedback.into();
+    value["feedback_complete"] = complete.into();
+    if d.outcome != Outcome::Ok {
+        return Ok(value);
+    }
+    let snapshot = snapshot(app, d)?;
+    let context = Context::read_logged(spec, &d.context).map_err(ApiError::internal)?;
+    let request = Request { context: &context, actions: Some(&d.eligible), seed: d.nonce };
+    let again = snapshot.decide(&request, &mut Workspace::default()).map_err(ApiError::internal)?;
+    let same = again.probabilities == d.probabilities && again.chosen == usize::from(d.chosen);
+    let scores = snapshot.scores(&context, &d.eligible);
+    let mut actions = Map::new();
+    for (i, &action) in d.eligible.iter().enumerate() {
+        let Some(known) = spec.actions().get(usize::from(action)) else { continue };
+        let mut metrics = Map::new();
+        for (m, metric) in spec.metrics().iter().enumerate() {
+            let mut parts = snapshot.contributions(&context, m, action);
+            parts.truncate(SHOWN);
+            let parts: Vec<Value> =
+                parts.into_iter().map(|(slot, v)| json!({"slot": slot, "value": v})).collect();
+            let prior = snapshot.metrics[m].prior[usize::from(action)];
+            let entry = json!({
+                "predicted": scores.predicted[m][i],
+                "deviation": scores.deviation[m][i],
+                "weight": metric.weight,
+                "prior": prior,
+                "contributions": parts,
+            });
+            metrics.insert(metric.name.clone(), entry);
+        }
+        let entry = json!({
+            "probability": again.probabilities[i],
+            "score": scores.score[i],
+            "score_deviation": scores.score_deviation[i],
+            "metrics": metrics,
+        });
+        actions.insert(known.name.to_string(), entry);
+    }
+    value["explanation"] = json!({"recomputed_equal": same, "actions": actions});
+    Ok(value)
+}
+
+/// Explain one decision: recomputed from the log, with scores and the largest contributions.
+#[utoipa::path(
+    get, path = "/v1/decisions/{id}/explain", params(("id" = String, Path, description = "decision id")),
+    responses((status = 200, description = "the record and its explanation"))
+)]
+pub(crate) async fn explain(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let _in_flight = app.enter()?;
+    let (id, entry, decided, spec) = load(&app, &headers, &id).await?;
+    let _one = app.explaining().acquire().await.map_err(ApiError::internal)?;
+    let folding = app.clone();
+    let work =
+        tokio::task::spawn_blocking(move || explanation(&folding, id, entry.next, &decided, &spec));
+    let value = work.await.map_err(ApiError::internal)??;
+    Ok(http::json(200, value.to_string()))
+}

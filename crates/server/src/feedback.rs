@@ -1,0 +1,267 @@
+//! `POST /v1/feedback`: checked, on the disk, acknowledged.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Response, http::request::Parts};
+use pawl_domain::{
+    CheckedSpec, DecisionId, Event, Position,
+    event::{Feedback, Target},
+    suggest,
+};
+use pawl_store::{LogError, registry::Scope};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    app::App,
+    append::append,
+    auth::Caller,
+    decide::{check_id, flat, model_name, parse, utf8},
+    error::{ApiError, ApiResult, Code},
+    http::json,
+};
+
+/// One piece of feedback.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FeedbackEvent<'a> {
+    /// The decision, by Pawl's id.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    pub decision_id: Option<Cow<'a, str>>,
+    /// The decision's model, with `request_id`.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    pub model: Option<Cow<'a, str>>,
+    /// The decision, by the caller's id.
+    #[serde(default)]
+    pub request_id: Option<String>,
+    /// Values by metric name. Each metric of a decision is taken once.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metrics: std::collections::BTreeMap<String, f64>,
+    /// A label: for regressors and classifiers.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<Object>)]
+    pub label: Option<&'a RawValue>,
+    /// The action that was really taken, where it was another than the chosen.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    pub action_taken: Option<Cow<'a, str>>,
+    /// The decision was not acted upon: it teaches nothing.
+    #[serde(default)]
+    pub not_used: bool,
+    /// When it was observed: milliseconds since 1970, or RFC 3339.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    pub at: Option<&'a RawValue>,
+    /// A flat object.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<&'a RawValue>,
+}
+
+/// Several pieces of feedback.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FeedbackRequest<'a> {
+    /// The pieces. A single one may also be the body itself.
+    #[serde(borrow)]
+    #[schema(value_type = Vec<Object>)]
+    pub events: Vec<&'a RawValue>,
+}
+
+/// The acknowledgement: everything accepted is on the disk.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct FeedbackReply {
+    /// How many pieces were taken.
+    pub accepted: usize,
+    /// Those that were not, each with its index and error.
+    #[schema(value_type = Vec<Object>)]
+    pub rejected: Vec<serde_json::Value>,
+    /// A decide reply with this position or a later one has learned from them.
+    pub position: String,
+}
+
+/// A time in milliseconds since 1970 or RFC 3339.
+pub(crate) fn time(field: &str, raw: Option<&RawValue>) -> ApiResult<Option<u64>> {
+    let Some(raw) = raw else { return Ok(None) };
+    let parsed = match serde_json::from_str::<serde_json::Value>(raw.get()) {
+        Ok(serde_json::Value::Null) => return Ok(None),
+        Ok(serde_json::Value::Number(n)) => n.as_u64(),
+        Ok(serde_json::Value::String(s)) => {
+            s.parse::<jiff::Timestamp>().ok().and_then(|t| u64::try_from(t.as_millisecond()).ok())
+        }
+        _ => None,
+    };
+    let rule = || format!("{} is not a time: send milliseconds since 1970 or RFC 3339", raw.get());
+    parsed.map(Some).ok_or_else(|| ApiError::field(field, rule()))
+}
+
+/// Checks values against the metrics that `spec` declares.
+pub(crate) fn check_metrics<'m>(
+    spec: &CheckedSpec,
+    metrics: impl Iterator<Item = (&'m String, &'m f64)>,
+) -> ApiResult<()> {
+    for (name, value) in metrics {
+        let known = || spec.metrics().iter().map(|m| m.name.as_str());
+        let Some(m) = spec.metric(name) else {
+            let hint = suggest::nearest(name, known()).map_or_else(
+                || format!("it has {}", known().collect::<Vec<_>>().join(", ")),
+                |n| format!("did you mean `{n}`?"),
+            );
+            return Err(ApiError::field(
+                "metrics",
+                format!("`{name}` is not a metric of `{}`; {hint}", spec.name()),
+            ));
+        };
+        if let Some([low, high]) = spec.metrics()[m].bounds
+            && !(low..=high).contains(value)
+        {
+            let field = format!("metrics.{name}");
+            return Err(ApiError::field(
+                &field,
+                format!("{value} is outside its bounds, {low} to {high}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The spec that the feedback's decision was made under, as far as it is known.
+fn about(app: &App, caller: &Caller, target: &Target) -> ApiResult<Arc<pawl_model::Snapshot>> {
+    let name = match target {
+        Target::Request { model, .. } => model.clone(),
+        Target::Decision(id) => {
+            let unknown = || {
+                ApiError::new(
+                    Code::DecisionNotFound,
+                    format!("`decision_id`: there is no decision `{id}`"),
+                )
+            };
+            match app.log().read(id.position.offset) {
+                Ok(entry) => match entry.event {
+                    Event::Decided(d) if d.id(id.position) == *id => d.model,
+                    _ => return Err(unknown()),
+                },
+                Err(LogError::Absent(_) | LogError::UnknownKind(_)) => return Err(unknown()),
+                Err(e) => return Err(ApiError::internal(e)),
+            }
+        }
+    };
+    caller.may(Scope::Feedback, Some(name.as_str()))?;
+    app.live().published().get(name.as_str()).ok_or_else(|| ApiError::no_model(name.as_str()))
+}
+
+/// Checks one piece and makes its event.
+fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Event> {
+    let body: FeedbackEvent<'_> = parse(text)?;
+    check_id("request_id", body.request_id.as_deref())?;
+    let target = match (&body.decision_id, &body.model, &body.request_id) {
+        (Some(id), None, None) => Target::Decision(
+            id.parse::<DecisionId>().map_err(|e| ApiError::field("decision_id", e))?,
+        ),
+        (None, Some(model), Some(request_id)) => {
+            Target::Request { model: model_name(model)?, request_id: request_id.clone() }
+        }
+        _ => {
+            let message = "give `decision_id`, or `model` with `request_id`, and not both";
+            return Err(ApiError::field("decision_id", message));
+        }
+    };
+    let snapshot = about(app, caller, &target)?;
+    if body.label.is_some() {
+        let message =
+            format!("`{}` is a policy, which learns from `metrics`", snapshot.spec.name());
+        return Err(ApiError::field("label", message));
+    }
+    if body.metrics.is_empty() && !body.not_used {
+        return Err(ApiError::field("metrics", "give at least one metric, or `not_used`"));
+    }
+    check_metrics(&snapshot.spec, body.metrics.iter())?;
+    let action_taken = match &body.action_taken {
+        None => None,
+        Some(name) => Some(name.parse().map_err(|e| ApiError::field("action_taken", e))?),
+    };
+    Ok(Event::Feedback(Feedback {
+        target,
+        received_ms: app.now_ms(),
+        at_ms: time("at", body.at)?,
+        metrics: body.metrics.into_iter().collect(),
+        action_taken,
+        not_used: body.not_used,
+        principal: caller.principal(),
+        metadata: flat(body.metadata)?,
+    }))
+}
+
+/// Whether the body is a list of events, and then which.
+fn items(text: &str) -> ApiResult<Option<Vec<&RawValue>>> {
+    #[derive(Deserialize)]
+    struct Probe<'a> {
+        #[serde(default, borrow)]
+        events: Option<&'a RawValue>,
+    }
+    if parse::<Probe<'_>>(text)?.events.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(parse::<FeedbackRequest<'_>>(text)?.events))
+}
+
+/// The hot route.
+pub(crate) async fn feedback(
+    app: &Arc<App>,
+    parts: &Parts,
+    body: &Bytes,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&parts.headers, app.now_ms())?;
+    if let Some(stopped) = app.live().stopped() {
+        return Err(ApiError::new(Code::LogUnavailable, stopped.to_string()));
+    }
+    let (lag, most) = (app.live().lag_bytes(), app.config().limits.lag_bytes);
+    if lag > most {
+        let detail =
+            format!("{lag} bytes of the log wait to be folded, `limits.lag_bytes` allows {most}");
+        return Err(ApiError::new(Code::Lagging, detail));
+    }
+    let text = utf8(body)?;
+    let mut rejected = Vec::new();
+    let mut events = Vec::new();
+    match items(text)? {
+        None => events.push(check(app, &caller, text)?),
+        Some(items) => {
+            let (n, most) = (items.len(), app.config().limits.batch);
+            if n > most {
+                return Err(ApiError::field("events", format!("has {n} items; at most {most}")));
+            }
+            for (index, item) in items.into_iter().enumerate() {
+                match check(app, &caller, item.get()) {
+                    Ok(event) => events.push(event),
+                    Err(e) => {
+                        rejected.push(serde_json::json!({"index": index, "error": e.member()}))
+                    }
+                }
+            }
+        }
+    }
+    let unavailable = |why| ApiError::new(Code::LogUnavailable, why);
+    let mut end = app.log().head();
+    if !events.is_empty() {
+        let places = append(app, &events).await.map_err(unavailable)?;
+        end = places.last().map_or(end, |p| p.end);
+        app.on_disk(end).await?;
+    }
+    let position = Position { partition: 0, offset: end }.to_string();
+    let reply = FeedbackReply { accepted: events.len(), rejected, position };
+    Ok(json(202, serde_json::to_string(&reply).map_err(ApiError::internal)?))
+}
+
+/// The description of the hot route for the API's document.
+#[utoipa::path(
+    post, path = "/v1/feedback", request_body = FeedbackRequest,
+    responses((status = 202, description = "what was taken, on the disk", body = FeedbackReply))
+)]
+#[expect(dead_code, reason = "carries the description; the route is served before the router")]
+pub(crate) fn feedback_description() {}

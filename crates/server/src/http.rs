@@ -1,0 +1,284 @@
+//! Listeners, workers, connections: one single-threaded runtime a worker, and the two hot routes before all others.
+
+use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
+
+use axum::Router;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+use tower::ServiceExt;
+
+use crate::{
+    app::{App, StartError},
+    decide, decisions, elsewhere,
+    error::{ApiError, ApiResult, Code},
+    explain, feedback, health, models, openapi,
+};
+
+/// How long a client may take to send a request.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Body = axum::body::Body;
+
+/// A server that runs until it is stopped.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    app: Arc<App>,
+    stop: watch::Sender<bool>,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+/// Serves `app` on its configured address.
+///
+/// # Errors
+/// If the address cannot be used or is not protected.
+pub async fn serve(app: Arc<App>) -> Result<Running, StartError> {
+    let config = app.config();
+    let wanted = config.listen;
+    if !wanted.ip().is_loopback() && !config.insecure && !app.keys().any(app.now_ms()) {
+        return Err(StartError::Unprotected(wanted));
+    }
+    let refused = |why| StartError::Listen { address: wanted, why };
+    let listener = TcpListener::bind(wanted).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let count = if config.workers == 0 { cores } else { config.workers };
+    let (stop, stopped) = watch::channel(false);
+    let mut workers = Vec::new();
+    let mut queues = Vec::new();
+    for i in 0..count {
+        let (queue, connections) = mpsc::channel(64);
+        queues.push(queue);
+        let (app, stopped) = (app.clone(), stopped.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(StartError::Start)?;
+        let work = move || runtime.block_on(worker(app, connections, stopped));
+        let thread = thread::Builder::new().name(format!("pawl-http-{i}")).spawn(work);
+        workers.push(thread.map_err(StartError::Start)?);
+    }
+    tokio::spawn(accept(listener, queues, stopped));
+    Ok(Running { address, app, stop, workers })
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it serves.
+    #[must_use]
+    pub const fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Takes no more requests, answers those that are open, folds and stores everything.
+    pub async fn stop(self) {
+        self.app.begin_stop();
+        let _no_workers = self.stop.send(true);
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            workers.into_iter().for_each(|w| {
+                let _panicked = w.join();
+            });
+        });
+        let _panicked = joined.await;
+        self.app.close().await;
+        // The last reference closes the fold: it writes its checkpoint on a thread of its own.
+        let app = self.app;
+        let _panicked = tokio::task::spawn_blocking(move || drop(app)).await;
+    }
+}
+
+/// Returns when the server is told to stop.
+async fn told(stopped: &mut watch::Receiver<bool>) {
+    let _sender_gone = stopped.wait_for(|s| *s).await.map(drop);
+}
+
+/// Hands connections to the workers in turn.
+async fn accept(
+    listener: TcpListener,
+    queues: Vec<mpsc::Sender<TcpStream>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut next = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = told(&mut stopped) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let _nagle = stream.set_nodelay(true);
+                next = (next + 1) % queues.len();
+                if queues[next].send(stream).await.is_err() {
+                    return;
+                }
+            }
+            // Out of descriptors, mostly: the connections that close will free some.
+            Err(e) => {
+                tracing::warn!(%e, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves connections until told to stop, then drains them.
+async fn worker(
+    app: Arc<App>,
+    mut connections: mpsc::Receiver<TcpStream>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let router = router(app.clone());
+    let mut open = tokio::task::JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = connections.recv() => stream,
+            () = told(&mut stopped) => None,
+            Some(_) = open.join_next() => continue,
+        };
+        let Some(stream) = stream else { break };
+        // The stream was registered with the accepting runtime: register it with this one.
+        let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else { continue };
+        let (app, router, mut stopped) = (app.clone(), router.clone(), stopped.clone());
+        open.spawn(async move {
+            let service = service_fn(|request| answer(&app, &router, request));
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(75))
+                .pipeline_flush(true);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            tokio::select! {
+                _closed = connection.as_mut() => {}
+                () = told(&mut stopped) => {
+                    connection.as_mut().graceful_shutdown();
+                    let _closed = connection.await;
+                }
+            }
+        });
+    }
+    let wait = Duration::from_millis(app.config().limits.shutdown.ms());
+    let drained = tokio::time::timeout(wait, async { while open.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!("connections were still open after `limits.shutdown`");
+    }
+}
+
+/// The whole body, within the limits of size and time.
+///
+/// # Errors
+/// If it is too large or too slow.
+pub(crate) async fn read_body<B>(app: &App, body: B) -> ApiResult<Bytes>
+where
+    B: hyper::body::Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let most = app.config().limits.body_bytes;
+    let too_large =
+        || ApiError::new(Code::BodyTooLarge, format!("the body has more than {most} bytes"));
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    let collected = tokio::time::timeout(READ_TIMEOUT, Limited::new(body, most).collect());
+    match collected.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Ok(Err(e)) => Err(ApiError::new(Code::InvalidJson, format!("the body broke off: {e}"))),
+        Err(_) => Err(ApiError::new(Code::BodyTimeout, "the body did not come within 10 seconds")),
+    }
+}
+
+/// The model of `/v1/models/{model}/decide`.
+fn decide_path(path: &str) -> Option<&str> {
+    let model = path.strip_prefix("/v1/models/")?.strip_suffix("/decide")?;
+    (!model.contains('/')).then_some(model)
+}
+
+async fn answer(
+    app: &Arc<App>,
+    router: &Router,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, hyper::Error> {
+    let hot = request.method() == Method::POST;
+    let response = if hot && let Some(model) = decide_path(request.uri().path()) {
+        let model = model.to_owned();
+        hot_route(app, request, async |parts, body| {
+            decide::decide(app, &model, &parts, &body).await
+        })
+        .await
+    } else if hot && request.uri().path() == "/v1/feedback" {
+        hot_route(app, request, async |parts, body| feedback::feedback(app, &parts, &body).await)
+            .await
+    } else {
+        let response = router.clone().oneshot(request).await;
+        return Ok(response.unwrap_or_else(|never| match never {}));
+    };
+    Ok(response.map(Body::new))
+}
+
+async fn hot_route(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+    work: impl AsyncFnOnce(hyper::http::request::Parts, Bytes) -> ApiResult<Response<Full<Bytes>>>,
+) -> Response<Full<Bytes>> {
+    let done = async {
+        let _in_flight = app.enter()?;
+        let (parts, body) = request.into_parts();
+        let body = read_body(app, body).await?;
+        work(parts, body).await
+    };
+    done.await.unwrap_or_else(|e: ApiError| {
+        app.metrics().problems.inc();
+        e.response()
+    })
+}
+
+/// A JSON response.
+pub(crate) fn json(status: u16, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::OK);
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    response
+}
+
+/// Every other route.
+fn router(app: Arc<App>) -> Router {
+    use axum::routing::{delete, get, post};
+    Router::new()
+        .route("/v1/models", get(models::list).post(models::create))
+        .route("/v1/models/{model}", get(models::show))
+        .route("/v1/models/{model}/versions", get(models::versions).post(models::add_version))
+        .route("/v1/models/{model}/decide/batch", post(decide::batch))
+        .route("/v1/models/{model}/decisions", get(decisions::list).post(elsewhere::report))
+        .route("/v1/decisions/{id}", get(decisions::show))
+        .route("/v1/decisions/{id}/explain", get(explain::explain))
+        .route("/v1/keys", get(models::keys).post(models::create_key))
+        .route("/v1/keys/{name}", delete(models::revoke_key))
+        .route("/v1/changes", get(models::changes))
+        .route("/v1/checkpoints", post(health::checkpoint))
+        .route("/v1/log", get(health::log))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::serve))
+        .fallback(async |request: Request<Body>| {
+            ApiError::new(Code::NotFound, format!("there is nothing at `{}`", request.uri().path()))
+        })
+        .method_not_allowed_fallback(async |request: Request<Body>| {
+            let detail =
+                format!("`{}` is not a method of `{}`", request.method(), request.uri().path());
+            ApiError::new(Code::MethodNotAllowed, detail)
+        })
+        .with_state(app)
+}

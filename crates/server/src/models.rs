@@ -1,0 +1,373 @@
+//! The control plane: models, versions, keys, the audit trail.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{HeaderMap, Response, header};
+use pawl_domain::{CheckedSpec, ModelName, ModelSpec, Position, Sha256};
+use pawl_engine::{Enrolled, Status, Tally};
+use pawl_store::{
+    artifacts,
+    registry::{By, NewKey, RegistryError, Scope, VersionRow},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    auth::{Caller, new_secret},
+    decide::{model_name, parse, utf8},
+    error::{ApiError, ApiResult, Code},
+    feedback::time,
+    http::{self, read_body},
+};
+
+fn refused(e: RegistryError) -> ApiError {
+    let code = match &e {
+        RegistryError::Exists { .. } => Code::AlreadyExists,
+        RegistryError::NotFound { what: "model", .. } => Code::ModelNotFound,
+        RegistryError::NotFound { .. } => Code::KeyNotFound,
+        RegistryError::Unchanged(_) => Code::Unchanged,
+        RegistryError::Conflict { .. } => Code::Conflict,
+        RegistryError::Database(_)
+        | RegistryError::Migration(_)
+        | RegistryError::Corrupt { .. } => {
+            return ApiError::internal(e);
+        }
+    };
+    ApiError::new(code, e.to_string())
+}
+
+fn by(app: &App, caller: &Caller, headers: &HeaderMap) -> By {
+    let why = headers.get("x-pawl-why").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    By { at_ms: app.now_ms(), principal: caller.principal(), why }
+}
+
+fn describe_version(row: &VersionRow) -> Value {
+    json!({
+        "version": row.version.to_string(),
+        "stage": row.stage,
+        "learner": row.learner.to_string(),
+        "spec_sha256": row.spec_sha256.to_string(),
+        "created_ms": row.created_ms,
+        "created_by": row.created_by,
+    })
+}
+
+/// Reads the spec in the body, checks it and stores it as an artifact.
+async fn spec_of(app: &Arc<App>, body: axum::body::Body) -> ApiResult<CheckedSpec> {
+    let body = read_body(app, body).await?;
+    let invalid = |why: String| ApiError::new(Code::InvalidSpec, why);
+    let spec = ModelSpec::from_json(utf8(&body)?).map_err(invalid)?;
+    let spec = spec.check().map_err(|e| invalid(e.to_string()))?;
+    let (disk, text) = (app.disk().clone(), spec.to_json());
+    let stored =
+        tokio::task::spawn_blocking(move || artifacts::put(disk.as_ref(), text.as_bytes()));
+    stored.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
+    Ok(spec)
+}
+
+/// Create a model from its spec: version 1.0.0, in production.
+#[utoipa::path(
+    post, path = "/v1/models", request_body(content = Object, description = "a spec as JSON"),
+    responses((status = 201, description = "name, version, stage, learner, spec_sha256"))
+)]
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    caller.may(Scope::Admin, None)?;
+    let spec = spec_of(&app, body).await?;
+    caller.may(Scope::Admin, Some(spec.name().as_str()))?;
+    let row =
+        app.registry().create_model(&spec, &by(&app, &caller, &headers)).await.map_err(refused)?;
+    app.relay().await?;
+    let mut value = describe_version(&row);
+    value["name"] = json!(row.model);
+    Ok(http::json(201, value.to_string()))
+}
+
+/// Add a version from a changed spec. Pawl computes its number; it goes into production and keeps what it can of the
+/// learning. `If-Match` with the present version guards against a change in between.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/versions", request_body(content = Object, description = "a spec as JSON"),
+    params(("model" = String, Path, description = "name")),
+    responses((status = 201, description = "the version and the differences that made its number"))
+)]
+pub(crate) async fn add_version(
+    State(app): State<Arc<App>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let model = model_name(&model)?;
+    caller.may(Scope::Admin, Some(model.as_str()))?;
+    let spec = spec_of(&app, body).await?;
+    if *spec.name() != model {
+        return Err(ApiError::field(
+            "name",
+            format!("`{}` is not the model of the path, `{model}`", spec.name()),
+        ));
+    }
+    let expected = match headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or_default()) {
+        None => None,
+        Some(text) => {
+            let text = text.trim_matches('"');
+            let version = text
+                .parse()
+                .map_err(|_| ApiError::field("If-Match", format!("`{text}` is not a version")));
+            Some(version?)
+        }
+    };
+    let made =
+        app.registry().create_version(&spec, expected.as_ref(), &by(&app, &caller, &headers)).await;
+    let (row, differences) = made.map_err(refused)?;
+    app.relay().await?;
+    let mut value = describe_version(&row);
+    value["name"] = json!(row.model);
+    value["differences"] = json!(differences);
+    Ok(http::json(201, value.to_string()))
+}
+
+/// List a model's versions, oldest first.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/versions", params(("model" = String, Path, description = "name")),
+    responses((status = 200, description = "versions, each with its spec"))
+)]
+pub(crate) async fn versions(
+    State(app): State<Arc<App>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let model = model_name(&model)?;
+    caller.may(Scope::Read, Some(model.as_str()))?;
+    let rows = app.registry().versions(&model).await.map_err(refused)?;
+    let version = |row: &VersionRow| {
+        let mut value = describe_version(row);
+        value["spec"] = serde_json::from_str(&row.spec).unwrap_or(Value::Null);
+        value
+    };
+    let versions: Vec<Value> = rows.iter().map(version).collect();
+    Ok(http::json(200, json!({"versions": versions}).to_string()))
+}
+
+/// List the models that answer.
+#[utoipa::path(get, path = "/v1/models", responses((status = 200, description = "models")))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    caller.may(Scope::Read, None)?;
+    let published = app.live().published();
+    let readable = |name: &ModelName| caller.may(Scope::Read, Some(name.as_str())).is_ok();
+    let models: Vec<Value> = published
+        .names()
+        .into_iter()
+        .filter(readable)
+        .filter_map(|name| {
+            let snapshot = published.get(name.as_str())?;
+            Some(
+                json!({"name": name, "kind": "policy", "production": snapshot.version.to_string()}),
+            )
+        })
+        .collect();
+    Ok(http::json(200, json!({"models": models}).to_string()))
+}
+
+fn describe_learner(e: &Enrolled, position: u64) -> Value {
+    let (state, why) = match e.status() {
+        Status::Learning => ("learning", Value::Null),
+        Status::Quarantined { at_example, why } => {
+            ("quarantined", json!({"at_example": at_example, "why": why}))
+        }
+    };
+    json!({
+        "id": e.id().to_string(),
+        "version": e.version().to_string(),
+        "examples": e.examples(),
+        "position": Position { partition: 0, offset: position }.to_string(),
+        "state_sha256": e.sha256().to_string(),
+        "state": state,
+        "reason": why,
+    })
+}
+
+fn describe_tally(t: &Tally) -> Value {
+    json!({
+        "decisions": t.decisions, "learned": t.learned, "duplicate": t.duplicate, "late": t.late,
+        "not_used": t.not_used, "undeclared": t.undeclared, "missing": t.missing,
+    })
+}
+
+/// Show a model: its versions, what is in production, and what its learners have learned.
+#[utoipa::path(
+    get, path = "/v1/models/{model}", params(("model" = String, Path, description = "name")),
+    responses((status = 200, description = "name, kind, versions, production, learners, feedback"))
+)]
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let name = model_name(&model)?;
+    caller.may(Scope::Read, Some(name.as_str()))?;
+    let rows = app.registry().versions(&name).await.map_err(refused)?;
+    let (asked, wanted) = (app.clone(), name.clone());
+    let inspected = tokio::task::spawn_blocking(move || asked.live().model(wanted)).await;
+    let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
+    let (state, position) = found.ok_or_else(|| ApiError::no_model(name.as_str()))?;
+    let production = rows.iter().find(|r| r.stage == "production");
+    let value = json!({
+        "name": name,
+        "kind": "policy",
+        "production": production.map(|r| r.version.to_string()),
+        "versions": rows.iter().map(describe_version).collect::<Vec<_>>(),
+        "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),
+        "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),
+        "feedback": describe_tally(&state.tally),
+    });
+    let mut response = http::json(200, value.to_string());
+    if let Some(version) = production.and_then(|r| format!("\"{}\"", r.version).parse().ok()) {
+        response.headers_mut().insert(header::ETAG, version);
+    }
+    Ok(response)
+}
+
+/// The body that asks for a key.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRequest<'a> {
+    /// The principal in events and changes.
+    pub name: String,
+    /// `decide`, `feedback`, `read`, `admin`.
+    pub scopes: Vec<String>,
+    /// Models it may be used for; `*` stands for any text.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// When it stops working: milliseconds since 1970, or RFC 3339.
+    #[serde(default, borrow)]
+    #[schema(value_type = Option<String>)]
+    pub expires: Option<&'a serde_json::value::RawValue>,
+}
+
+/// Create a key. The reply holds its secret, which is shown only now.
+#[utoipa::path(
+    post, path = "/v1/keys", request_body = KeyRequest,
+    responses((status = 201, description = "name, secret, scopes, model, expires_ms"))
+)]
+pub(crate) async fn create_key(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    caller.may(Scope::Admin, None)?;
+    let body = read_body(&app, body).await?;
+    let request: KeyRequest<'_> = parse(utf8(&body)?)?;
+    let named =
+        (1..=64).contains(&request.name.len()) && !request.name.chars().any(char::is_control);
+    if !named {
+        return Err(ApiError::field(
+            "name",
+            "a key's name has 1 to 64 bytes and no control character",
+        ));
+    }
+    let scopes: Result<Vec<Scope>, String> = request.scopes.iter().map(|s| s.parse()).collect();
+    let scopes = scopes.map_err(|e| ApiError::field("scopes", e))?;
+    if scopes.is_empty() {
+        return Err(ApiError::field(
+            "scopes",
+            "give at least one: decide, feedback, read or admin",
+        ));
+    }
+    if app.keys().none_ever() && !scopes.contains(&Scope::Admin) {
+        let message =
+            "the first key must have the scope `admin`: from then on every request needs a key";
+        return Err(ApiError::field("scopes", message));
+    }
+    let secret = new_secret().map_err(ApiError::internal)?;
+    let key = NewKey {
+        name: request.name,
+        sha256: Sha256::of(secret.as_bytes()),
+        scopes,
+        model: request.model.unwrap_or_else(|| "*".to_owned()),
+        expires_ms: time("expires", request.expires)?,
+    };
+    app.registry().create_key(&key, &by(&app, &caller, &headers)).await.map_err(refused)?;
+    app.keys().reload(app.registry()).await.map_err(ApiError::internal)?;
+    app.relay().await?;
+    let scopes: Vec<&str> = key.scopes.iter().map(|s| s.as_str()).collect();
+    let value = json!({
+        "name": key.name, "secret": secret, "scopes": scopes, "model": key.model, "expires_ms": key.expires_ms,
+    });
+    Ok(http::json(201, value.to_string()))
+}
+
+/// List keys, without secrets.
+#[utoipa::path(get, path = "/v1/keys", responses((status = 200, description = "keys")))]
+pub(crate) async fn keys(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    app.keys().caller(&headers, app.now_ms())?.may(Scope::Admin, None)?;
+    let keys = app.registry().keys().await.map_err(refused)?;
+    let now_ms = app.now_ms();
+    let keys: Vec<Value> = keys
+        .iter()
+        .map(|k| {
+            let scopes: Vec<&str> = k.new.scopes.iter().map(|s| s.as_str()).collect();
+            json!({
+                "name": k.new.name, "scopes": scopes, "model": k.new.model, "created_ms": k.created_ms,
+                "expires_ms": k.new.expires_ms, "revoked_ms": k.revoked_ms, "valid": k.valid(now_ms),
+            })
+        })
+        .collect();
+    Ok(http::json(200, json!({"keys": keys}).to_string()))
+}
+
+/// Revoke a key, at once.
+#[utoipa::path(
+    delete, path = "/v1/keys/{name}", params(("name" = String, Path, description = "name")),
+    responses((status = 200, description = "the key no longer works"))
+)]
+pub(crate) async fn revoke_key(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    caller.may(Scope::Admin, None)?;
+    app.registry().revoke_key(&name, &by(&app, &caller, &headers)).await.map_err(refused)?;
+    app.keys().reload(app.registry()).await.map_err(ApiError::internal)?;
+    app.relay().await?;
+    Ok(http::json(200, json!({"name": name, "revoked": true}).to_string()))
+}
+
+/// Where the trail is read from.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ChangesQuery {
+    /// Changes after this one.
+    pub after: Option<u64>,
+}
+
+/// The audit trail: every change of the registry in order, at most 1000 a page.
+#[utoipa::path(get, path = "/v1/changes", params(ChangesQuery), responses((status = 200, description = "changes")))]
+pub(crate) async fn changes(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ChangesQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    app.keys().caller(&headers, app.now_ms())?.may(Scope::Admin, None)?;
+    let Query(query) = query.map_err(|e| ApiError::field("query", e.body_text()))?;
+    let rows = app.registry().audit(query.after.unwrap_or(0), 1000).await.map_err(refused)?;
+    Ok(http::json(200, json!({"changes": rows}).to_string()))
+}

@@ -1,0 +1,55 @@
+//! The description of the API, made from the handlers. `docs/openapi.json` is its committed form.
+
+use axum::response::IntoResponse;
+use hyper::header;
+use utoipa::OpenApi;
+
+use crate::{decide, decisions, elsewhere, explain, feedback, health, models};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Pawl",
+        description = "Keep models moving forward.",
+        license(name = "Apache-2.0")
+    ),
+    paths(
+        decide::decide_description,
+        decide::batch,
+        feedback::feedback_description,
+        elsewhere::report,
+        decisions::show,
+        decisions::list,
+        explain::explain,
+        models::create,
+        models::list,
+        models::show,
+        models::versions,
+        models::add_version,
+        models::create_key,
+        models::keys,
+        models::revoke_key,
+        models::changes,
+        health::livez,
+        health::readyz,
+        health::metrics,
+        health::checkpoint,
+        health::log
+    )
+)]
+struct Api;
+
+/// The document.
+#[must_use]
+pub fn document() -> String {
+    let mut text = Api::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+pub(crate) async fn serve() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], document())
+}
+
+#[cfg(test)]
+mod tests;
