@@ -68,38 +68,8 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
     let mut note = |bump, field: String, change: &str| {
         found.push(Difference { bump, field, change: change.to_owned() });
     };
-    for action in old.actions() {
-        let field = format!("actions.{}", action.name);
-        match new.action(action.name.as_str()).map(|i| &new.actions()[i]) {
-            None => note(Bump::Major, field, "removed"),
-            Some(a) if a.payload != action.payload => note(Bump::Minor, field, "payload changed"),
-            Some(a) if max_of(new, a) != max_of(old, action) => {
-                note(Bump::Minor, field, "max changed")
-            }
-            Some(_) => {}
-        }
-    }
-    for action in new.actions().iter().filter(|a| old.action(a.name.as_str()).is_none()) {
-        note(Bump::Minor, format!("actions.{}", action.name), "added");
-    }
-    for feature in old.features() {
-        let field = format!("features.{}", feature.name);
-        match new.features().iter().find(|f| f.name == feature.name) {
-            None => note(Bump::Major, field, "removed"),
-            Some(f) if f.encoding.kind() != feature.encoding.kind() => {
-                note(Bump::Major, field, "type changed");
-            }
-            Some(f) if f != feature => note(Bump::Minor, field, "encoding or log mode changed"),
-            Some(_) => {}
-        }
-    }
-    for feature in new.features().iter().filter(|f| old.features().iter().all(|o| o.name != f.name))
-    {
-        note(Bump::Minor, format!("features.{}", feature.name), "added");
-    }
-    if old.spec().crosses != new.spec().crosses {
-        note(Bump::Minor, "crosses".to_owned(), "changed");
-    }
+    action_differences(old, new, &mut note);
+    feature_differences(old, new, &mut note);
     for metric in old.metrics() {
         let field = format!("metrics.{}", metric.name);
         match new.metric(&metric.name).map(|i| &new.metrics()[i]) {
@@ -120,6 +90,52 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
     }
     found.sort_by_key(|d| core::cmp::Reverse(d.bump));
     found
+}
+
+fn action_differences(
+    old: &CheckedSpec,
+    new: &CheckedSpec,
+    note: &mut impl FnMut(Bump, String, &str),
+) {
+    for action in old.actions() {
+        let field = format!("actions.{}", action.name);
+        match new.action(action.name.as_str()).map(|i| &new.actions()[i]) {
+            None => note(Bump::Major, field, "removed"),
+            Some(a) if a.payload != action.payload => note(Bump::Minor, field, "payload changed"),
+            Some(a) if max_of(new, a) != max_of(old, action) => {
+                note(Bump::Minor, field, "max changed");
+            }
+            Some(_) => {}
+        }
+    }
+    for action in new.actions().iter().filter(|a| old.action(a.name.as_str()).is_none()) {
+        note(Bump::Minor, format!("actions.{}", action.name), "added");
+    }
+}
+
+fn feature_differences(
+    old: &CheckedSpec,
+    new: &CheckedSpec,
+    note: &mut impl FnMut(Bump, String, &str),
+) {
+    for feature in old.features() {
+        let field = format!("features.{}", feature.name);
+        match new.features().iter().find(|f| f.name == feature.name) {
+            None => note(Bump::Major, field, "removed"),
+            Some(f) if f.encoding.kind() != feature.encoding.kind() => {
+                note(Bump::Major, field, "type changed");
+            }
+            Some(f) if f != feature => note(Bump::Minor, field, "encoding or log mode changed"),
+            Some(_) => {}
+        }
+    }
+    let known = |name: &str| old.features().iter().any(|o| o.name == name);
+    for feature in new.features().iter().filter(|f| !known(&f.name)) {
+        note(Bump::Minor, format!("features.{}", feature.name), "added");
+    }
+    if old.spec().crosses != new.spec().crosses {
+        note(Bump::Minor, "crosses".to_owned(), "changed");
+    }
 }
 
 fn max_of<'a>(spec: &'a CheckedSpec, action: &crate::spec::Action) -> Vec<(&'a str, f64)> {

@@ -42,6 +42,8 @@ pub struct Recovered {
     pub fold: Fold,
     /// The position of its checkpoint; 0 if there was none.
     pub checkpoint: u64,
+    /// The head that was found at opening, before anything was appended.
+    pub head: u64,
     /// What opening the log found.
     pub recovery: Recovery,
 }
@@ -103,13 +105,14 @@ impl Fold {
         let (engine, checkpoint) = newest(disk.as_ref(), limits, u64::MAX)?;
         let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
         let log = Arc::new(log);
-        let fresh = log.head() == 0;
+        let head = log.head();
+        let fresh = head == 0;
         log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms })?;
         if fresh || engine.state().fold_version < FOLD_VERSION {
             log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
         }
         log.sync()?;
-        Ok(Recovered { fold: Self::new(log, engine), checkpoint, recovery })
+        Ok(Recovered { fold: Self::new(log, engine), checkpoint, head, recovery })
     }
 
     /// Opens the log on `disk` without changing anything, and folds it from the first record or, where that is
@@ -191,7 +194,7 @@ impl Fold {
     /// # Errors
     /// If the fold must stop, or the record cannot be read.
     pub fn step(&mut self) -> Result<bool, RecoverError> {
-        let Some(entry) = self.reader.next()? else { return Ok(false) };
+        let Some(entry) = self.reader.next_entry()? else { return Ok(false) };
         let at = At { offset: entry.offset, next: entry.next, ordinal: entry.ordinal };
         #[expect(clippy::disallowed_methods, reason = "the driver is the one caller")]
         self.engine.apply(at, &entry.event, &mut self.history)?;

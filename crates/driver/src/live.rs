@@ -1,6 +1,7 @@
 //! A fold on a thread of its own: publishes, checkpoints, trims, answers what only it knows.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -94,6 +95,8 @@ struct Worker {
     /// Seconds a byte of log takes to fold, a running mean.
     pace: f64,
     last_published: Instant,
+    /// Models that changed since they were published, and since when.
+    unpublished: BTreeMap<ModelName, Instant>,
 }
 
 impl Live {
@@ -127,6 +130,7 @@ impl Live {
             writing: None,
             pace: 1e-9,
             last_published: Instant::now(),
+            unpublished: BTreeMap::new(),
         };
         worker.publish();
         let thread =
@@ -280,13 +284,37 @@ impl Worker {
         Ok(applied > 0)
     }
 
+    /// Publishes every model that changed, unless its batch is still gathering.
     fn publish(&mut self) {
-        for model in self.fold.engine_mut().take_changed() {
-            if let Some(snapshot) = self.fold.engine().snapshot(&model) {
-                self.published.put(&model, snapshot);
-            }
+        for name in self.fold.engine_mut().take_changed() {
+            self.unpublished.entry(name).or_insert_with(Instant::now);
         }
+        let engine = self.fold.engine();
+        let published = &self.published;
+        self.unpublished.retain(|name, since| {
+            let enrolled = engine.state().models.get(name).and_then(Model::production);
+            let Some(enrolled) = enrolled else { return false };
+            let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
+            if let (Some(batch), Some(before)) = (enrolled.spec().policy().batch, before) {
+                let news = enrolled.examples().saturating_sub(before.examples);
+                let waited = since.elapsed() >= Duration::from_millis(batch.after.ms());
+                if news < u64::from(batch.size) && !waited {
+                    return true;
+                }
+            }
+            published.put(name, enrolled.snapshot(engine.state().position));
+            false
+        });
         self.last_published = Instant::now();
+    }
+
+    /// How long until a gathering batch must be published.
+    fn publish_in(&self) -> Option<Duration> {
+        let batch = |name: &ModelName| self.published.get(name.as_str())?.spec.policy().batch;
+        let left = |(name, since): (&ModelName, &Instant)| {
+            Some(Duration::from_millis(batch(name)?.after.ms()).saturating_sub(since.elapsed()))
+        };
+        self.unpublished.iter().filter_map(left).min()
     }
 
     /// Nothing to do: waits until something is appended or due.
@@ -294,6 +322,7 @@ impl Worker {
         let now_ms = self.clock.now_ms();
         let due = self.fold.engine().next_due_ms().map(|due| due.saturating_sub(now_ms).max(1));
         let wait = Duration::from_millis(due.unwrap_or(1000).min(1000));
+        let wait = self.publish_in().map_or(wait, |p| wait.min(p.max(Duration::from_millis(1))));
         self.asleep.store(true, Ordering::Release);
         // Whoever appended before it saw the flag did not wake us: look again.
         if self.fold.log().head() == self.fold.position() {
@@ -344,8 +373,11 @@ impl Worker {
         }
         let (when, position) = self.checkpointed;
         let tail = (self.fold.position() - position) as f64 * self.pace;
-        let due =
-            when.elapsed() >= self.settings.checkpoint_every || tail >= TAIL_MAX.as_secs_f64();
+        let models = self.fold.engine().state().models.values().filter_map(Model::production);
+        let asked = models.map(|e| e.spec().spec().learner.checkpoint_interval.ms());
+        let every =
+            asked.map(Duration::from_millis).fold(self.settings.checkpoint_every, Duration::min);
+        let due = when.elapsed() >= every || tail >= TAIL_MAX.as_secs_f64();
         if self.writing.is_some() || !due || self.fold.position() == position {
             return;
         }

@@ -10,10 +10,12 @@ mod state;
 use std::{collections::BTreeSet, sync::Arc};
 
 use pawl_domain::{
-    Event, ModelName, Sha256,
+    ModelName, Sha256,
     event::{Change, ChangeKind, Decided},
 };
 use pawl_model::Snapshot;
+
+pub use pawl_domain::Event;
 
 pub use enrolled::{Enrolled, Status};
 pub use join::{Limits, request_key};

@@ -145,14 +145,14 @@ impl Learner {
     /// When the pending batch is to be applied; `None` if there is none.
     #[must_use]
     pub fn batch_due_ms(&self, policy: &Policy) -> Option<u64> {
-        let due = self.pending_since_ms + policy.batch.after.ms();
+        let due = self.pending_since_ms + policy.forgetting_batch().after.ms();
         (!self.pending.is_empty()).then_some(due)
     }
 
     /// Whether the pending batch is full.
     #[must_use]
     pub fn batch_full(&self, policy: &Policy) -> bool {
-        self.pending.len() >= policy.batch.size as usize
+        self.pending.len() >= policy.forgetting_batch().size as usize
     }
 
     /// Applies the pending batch: decays everything to the present, then takes each example with the weight
@@ -215,6 +215,7 @@ impl Learner {
             version,
             learner,
             position,
+            examples: self.examples,
             decisions: self.decisions,
             metrics: metrics.map(|(metric, state)| state.view(spec, metric)).collect(),
         }

@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub learner: LearnerId,
     /// The log offset up to which it has learned.
     pub position: u64,
+    /// Examples it had taken.
+    pub examples: u64,
     /// Decisions of the model folded there: the clock of forgetting by events.
     pub decisions: u64,
     /// One a metric of the spec.

@@ -147,7 +147,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     (
         "checkpoint_interval",
-        "time between two checkpoints; one comes sooner when the tail would take more than a second to fold",
+        "longest time between two checkpoints; a spec may ask for less, and one comes sooner when the tail would take more than a second to fold",
     ),
     ("limits.body_bytes", "largest request body; 413 beyond"),
     ("limits.batch", "most items of a batch; 422 beyond"),

@@ -113,7 +113,7 @@ pub(crate) fn feedback_for(
     let mut reader = app.log().reader(next);
     let mut found = Vec::new();
     for _ in 0..SCAN_MAX {
-        let Some(entry) = reader.next().map_err(ApiError::internal)? else {
+        let Some(entry) = reader.next_entry().map_err(ApiError::internal)? else {
             return Ok((found, true));
         };
         let Event::Feedback(f) = entry.event else { continue };

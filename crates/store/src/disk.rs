@@ -69,7 +69,7 @@ pub trait DiskFile: Send + Sync + 'static {
     ///
     /// # Errors
     /// As the operating system says.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 }
 
 /// Writes a whole file so that after a crash it is there in full or not at all.
@@ -91,7 +91,7 @@ pub fn write_whole(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> 
 /// As the operating system says.
 pub fn read_whole(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
     let file = disk.open(path)?;
-    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
     let read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(bytes)
@@ -204,7 +204,7 @@ impl DiskFile for RealFile {
         self.0.set_len(len)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 }
@@ -280,7 +280,7 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.read().unwrap_or_else(PoisonError::into_inner).len() as u64)
     }
 }

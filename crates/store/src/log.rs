@@ -1,8 +1,9 @@
 //! The embedded log: append-only segments, one order, group commit.
 //!
-//! An offset counts the bytes of frames since the beginning. A frame is a header of 16 bytes (length, CRC-32 of
-//! offset, tag and payload, tag) and a payload, padded to 8 bytes; the tag holds the number of decisions before it
-//! and whether it is one. The checksum binds a frame to its place, so stale bytes are never taken for a record.
+//! An offset counts the bytes of frames since the beginning. A frame is a header of 20 bytes and a payload, padded to
+//! 8 bytes. The header holds the length; a CRC-32 of offset, header and payload, which binds a frame to its place, so
+//! that stale bytes are never taken for a record; the number of decisions before it and whether it is one; and how
+//! far behind the log was on the disk, by which a start tells a torn tail from damage.
 
 mod frame;
 mod open;
@@ -173,7 +174,7 @@ impl Log {
             tail.segment = segment;
         }
         let first = tail.offset;
-        let ordinal = batch.seal(first, tail.ordinal);
+        let ordinal = batch.seal(first, tail.ordinal, self.synced());
         let place = SEGMENT_HEADER + (first - tail.segment.base);
         tail.segment.file.write_at(batch.bytes(), place)?;
         let end = first + batch.bytes().len() as u64;
@@ -212,15 +213,13 @@ impl Log {
             let from = segments.partition_point(|s| s.base <= synced).saturating_sub(1);
             segments[from..].to_vec()
         };
-        let synced = dirty.iter().try_for_each(|s| s.file.sync()).and_then(|()| {
-            // The mark tells a torn tail from damage at the next start. It is not synced itself: an older one
-            // only protects less.
-            mark.write_at(&open::mark(head), 0)
-        });
-        if let Err(e) = synced {
+        if let Err(e) = dirty.iter().try_for_each(|s| s.file.sync()) {
             self.failed.store(true, Ordering::Release);
             return Err(e.into());
         }
+        // The mark tells a torn tail from damage at the next start. It is neither synced nor required: without it an
+        // older one stands, which only protects less.
+        let _older_stands = mark.write_at(&open::mark(head), 0);
         self.synced.store(head, Ordering::Release);
         Ok(head)
     }

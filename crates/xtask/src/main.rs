@@ -1,2 +1,74 @@
-//! Entry.
-fn main() {}
+//! `cargo xtask`: what developers and CI run.
+
+mod tidy;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser, Debug)]
+#[command(name = "xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand, Debug)]
+enum Task {
+    /// Show that everything works on this machine: every test, the binary killed under load included
+    Test,
+    /// What must pass before a commit: format, clippy, tests, tidy, docs
+    Check,
+    /// The rules that no compiler knows
+    Tidy,
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Runs cargo in the workspace.
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let shown = arguments.join(" ");
+    eprintln!("── cargo {shown}");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(root()).envs(environment.iter().copied());
+    let status = command.status().context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("`cargo {shown}` failed");
+    }
+    Ok(())
+}
+
+fn test() -> Result<()> {
+    cargo(&["test", "--workspace", "--no-fail-fast"], &[])
+}
+
+fn check() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
+    test()?;
+    cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])
+}
+
+fn tidy() -> Result<()> {
+    let found = tidy::violations(&root())?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    bail!("not tidy:\n  {}", found.join("\n  "));
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Test => test(),
+        Task::Check => check(),
+        Task::Tidy => tidy(),
+    }
+}

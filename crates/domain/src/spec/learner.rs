@@ -147,10 +147,11 @@ pub struct LearnerSpec {
     /// Accept a half-life too short for the number of slots and actions.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub half_life_force: bool,
-    /// The unit of publication.
-    #[serde(default)]
-    pub batch: BatchSpec,
-    /// How often the state is written to disk.
+    /// The unit of publication; by default every example is published at once, and a learner that forgets takes
+    /// batches of 32 or 10 ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchSpec>,
+    /// How often the state is written to disk; the shortest of all models counts.
     #[serde(default = "default_checkpoint_interval")]
     pub checkpoint_interval: Duration,
 }
@@ -182,6 +183,14 @@ pub struct Policy {
     pub floor: f64,
     /// How fast old examples lose weight.
     pub half_life: Option<HalfLife>,
-    /// The unit of publication.
-    pub batch: BatchSpec,
+    /// The unit of publication; `None` is every example at once.
+    pub batch: Option<BatchSpec>,
+}
+
+impl Policy {
+    /// The batch of a learner that forgets.
+    #[must_use]
+    pub fn forgetting_batch(&self) -> BatchSpec {
+        self.batch.unwrap_or_default()
+    }
 }

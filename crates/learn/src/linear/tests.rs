@@ -1,5 +1,7 @@
 //! The recursion against batch solves, and under a million steps of forgetting.
 
+#![expect(clippy::needless_range_loop, reason = "indices of matrices")]
+
 use pawl_stats::rng::Stream;
 
 use super::*;

@@ -1,6 +1,9 @@
 //! `pawl log`: the log of a server, and the log in a data directory folded again.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -52,7 +55,7 @@ impl Log {
     }
 }
 
-fn replay(data: &PathBuf, at: Option<Position>, json: bool) -> Result<()> {
+fn replay(data: &Path, at: Option<Position>, json: bool) -> Result<()> {
     if !data.is_dir() {
         bail!("`{}` is not a directory", data.display());
     }

@@ -2,8 +2,10 @@
 
 use pawl_domain::Event;
 
-/// Length, checksum, tag.
-pub(super) const HEADER: usize = 16;
+/// Length, checksum, tag, distance behind.
+pub(super) const HEADER: usize = 20;
+/// A distance that says nothing.
+const FAR: u32 = u32::MAX;
 /// Largest payload: a batch of limits elsewhere keeps requests far below it.
 pub const FRAME_MAX: usize = 16 << 20;
 /// The version of the payload's encoding, its first byte.
@@ -62,6 +64,8 @@ pub(super) struct Header {
     pub len: usize,
     pub crc: u32,
     pub tag: Tag,
+    /// How far behind this frame the log was on the disk when it was written.
+    behind: u32,
 }
 
 fn four(bytes: &[u8], at: usize) -> [u8; 4] {
@@ -69,7 +73,7 @@ fn four(bytes: &[u8], at: usize) -> [u8; 4] {
 }
 
 impl Header {
-    /// Reads the first 16 bytes.
+    /// Reads the first bytes of a frame.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < HEADER {
             return None;
@@ -79,7 +83,13 @@ impl Header {
         let high = u64::from(u32::from_le_bytes(four(bytes, 12)));
         let tag = Tag::from_bits(high << 32 | low);
         let plausible = len > 0 && (len <= FRAME_MAX || tag.kind == Kind::Lost);
-        plausible.then_some(Self { len, crc: u32::from_le_bytes(four(bytes, 4)), tag })
+        let crc = u32::from_le_bytes(four(bytes, 4));
+        plausible.then_some(Self { len, crc, tag, behind: u32::from_le_bytes(four(bytes, 16)) })
+    }
+
+    /// Up to where the log was on the disk when this frame, at `offset`, was written.
+    pub(super) fn synced(&self, offset: u64) -> u64 {
+        if self.behind == FAR { 0 } else { offset.saturating_sub(u64::from(self.behind)) }
     }
 }
 
@@ -90,15 +100,17 @@ pub(super) fn check(bytes: &[u8], offset: u64) -> Option<Header> {
         Kind::Lost => &[][..],
         _ => bytes.get(HEADER..HEADER + header.len)?,
     };
-    (checksum(offset, header.len, header.tag, payload) == header.crc).then_some(header)
+    (checksum(offset, header.len, header.tag, header.behind, payload) == header.crc)
+        .then_some(header)
 }
 
-fn checksum(offset: u64, len: usize, tag: Tag, payload: &[u8]) -> u32 {
+fn checksum(offset: u64, len: usize, tag: Tag, behind: u32, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    let mut head = [0; 20];
+    let mut head = [0; 24];
     head[..8].copy_from_slice(&offset.to_le_bytes());
     head[8..16].copy_from_slice(&tag.to_bits().to_le_bytes());
-    head[16..].copy_from_slice(&(len as u32).to_le_bytes());
+    head[16..20].copy_from_slice(&(len as u32).to_le_bytes());
+    head[20..].copy_from_slice(&behind.to_le_bytes());
     hasher.update(&head);
     hasher.update(payload);
     hasher.finalize()
@@ -110,8 +122,9 @@ pub(super) fn lost(offset: u64, len: u64, ordinal: u64) -> [u8; HEADER] {
     let payload_len = len as usize - HEADER;
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&(payload_len as u32).to_le_bytes());
-    header[4..8].copy_from_slice(&checksum(offset, payload_len, tag, &[]).to_le_bytes());
-    header[8..].copy_from_slice(&tag.to_bits().to_le_bytes());
+    header[4..8].copy_from_slice(&checksum(offset, payload_len, tag, FAR, &[]).to_le_bytes());
+    header[8..16].copy_from_slice(&tag.to_bits().to_le_bytes());
+    header[16..].copy_from_slice(&FAR.to_le_bytes());
     header
 }
 
@@ -145,7 +158,7 @@ impl Batch {
         self.bytes[start..start + 4]
             .copy_from_slice(&(len.min(u32::MAX as usize) as u32).to_le_bytes());
         let tag = Tag { ordinal: 0, kind };
-        self.bytes[start + 8..start + HEADER].copy_from_slice(&tag.to_bits().to_le_bytes());
+        self.bytes[start + 8..start + 16].copy_from_slice(&tag.to_bits().to_le_bytes());
         self.starts.push(start);
     }
 
@@ -191,15 +204,18 @@ impl Batch {
             .or((parsed < self.starts.len()).then_some(self.bytes.len()))
     }
 
-    /// Writes place, ordinal and checksum into every header. Returns the ordinal after the last record.
-    pub(super) fn seal(&mut self, first: u64, mut ordinal: u64) -> u64 {
+    /// Writes ordinal, distance behind and checksum into every header. Returns the ordinal after the last record.
+    pub(super) fn seal(&mut self, first: u64, mut ordinal: u64, synced: u64) -> u64 {
         for &start in &self.starts {
             let Some(header) = Header::parse(&self.bytes[start..]) else { continue };
             let tag = Tag { ordinal, kind: header.tag.kind };
             let payload = &self.bytes[start + HEADER..start + HEADER + header.len];
-            let crc = checksum(first + start as u64, header.len, tag, payload);
+            let offset = first + start as u64;
+            let behind = u32::try_from(offset.saturating_sub(synced)).unwrap_or(FAR);
+            let crc = checksum(offset, header.len, tag, behind, payload);
+            self.bytes[start + 16..start + HEADER].copy_from_slice(&behind.to_le_bytes());
             self.bytes[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
-            self.bytes[start + 8..start + HEADER].copy_from_slice(&tag.to_bits().to_le_bytes());
+            self.bytes[start + 8..start + 16].copy_from_slice(&tag.to_bits().to_le_bytes());
             ordinal += u64::from(tag.kind == Kind::Decision);
         }
         ordinal

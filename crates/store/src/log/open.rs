@@ -111,7 +111,11 @@ fn raise_epoch(disk: &dyn Disk) -> io::Result<u32> {
 
 impl Log {
     /// Opens the log and raises its epoch. Everything before `checkpoint`, the place of a record, is taken as it is;
-    /// from there on each record is checked. A torn tail is cut. Other damage is an error unless `accept_loss`.
+    /// from there on each record is checked.
+    ///
+    /// After a power loss any subset of the blocks that were not synced may be left. So at the first invalid record
+    /// the log ends, if that record was not on the disk as far as the synced mark, the checkpoint and every valid
+    /// record (those after it too) can tell. If it was, it is damage: an error unless `accept_loss`.
     ///
     /// # Errors
     /// If the log is damaged or the disk refuses.
@@ -122,11 +126,11 @@ impl Log {
         accept_loss: bool,
     ) -> Result<(Self, Recovery), OpenError> {
         let mark = disk.open(MARK)?;
-        let synced = read_mark(mark.as_ref())?.max(checkpoint);
+        let marked = read_mark(mark.as_ref())?.max(checkpoint);
         let mut segments = list_segments(disk.as_ref())?;
         if segments.is_empty() {
-            if synced > 0 {
-                return Err(OpenError::Gap { first: 0, wanted: synced });
+            if marked > 0 {
+                return Err(OpenError::Gap { first: 0, wanted: marked });
             }
             if config.read_only {
                 return Err(OpenError::Gap { first: 0, wanted: 0 });
@@ -139,10 +143,10 @@ impl Log {
         }
         let from = checkpoint.max(first);
         let mut recovery = Recovery::default();
-        let mut scan = Scan { offset: from, ordinal: 0 };
+        let mut scan = Scan { offset: from, ordinal: 0, synced: marked };
         while let Some(broken) = scan.run(&segments)? {
-            let next = find_valid(&segments, broken)?;
-            if next.is_none() && broken >= synced {
+            let (next, synced) = look_beyond(&segments, broken)?;
+            if broken >= scan.synced.max(synced) {
                 recovery.torn_bytes = end_of(&segments)? - broken;
                 if !config.read_only {
                     cut(disk.as_ref(), &mut segments, broken)?;
@@ -194,7 +198,7 @@ fn list_segments(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
         let n = file.read_at(&mut header, 0)?;
         if n == header.len() && header == segment_header(base) {
             segments.push(Segment { base, file });
-        } else if segments.is_empty() || file.len()? > SEGMENT_HEADER {
+        } else if segments.is_empty() || file.size()? > SEGMENT_HEADER {
             // A segment is used only once its header is synced: this is no torn creation.
             return Err(io::Error::other(format!(
                 "`{DIR}/{name}` has no valid header: restore the file"
@@ -210,6 +214,8 @@ fn list_segments(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
 struct Scan {
     offset: u64,
     ordinal: u64,
+    /// Up to here everything was on the disk once.
+    synced: u64,
 }
 
 impl Scan {
@@ -231,6 +237,7 @@ impl Scan {
                 let Some(header) = frame::check(rest, self.offset) else {
                     return Ok(Some(self.offset));
                 };
+                self.synced = self.synced.max(header.synced(self.offset));
                 self.offset += frame_len(header.len) as u64;
                 self.ordinal = header.tag.ordinal + u64::from(header.tag.kind == Kind::Decision);
                 if next_base.is_some_and(|n| n <= self.offset) {
@@ -262,7 +269,7 @@ impl Scan {
 
 fn read_from(segment: &Segment, offset: u64) -> io::Result<Vec<u8>> {
     let place = SEGMENT_HEADER + (offset - segment.base);
-    let len = segment.file.len()?.saturating_sub(place);
+    let len = segment.file.size()?.saturating_sub(place);
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     let n = segment.file.read_at(&mut bytes, place)?;
     bytes.truncate(n);
@@ -272,12 +279,13 @@ fn read_from(segment: &Segment, offset: u64) -> io::Result<Vec<u8>> {
 /// The offset after the last byte of the last segment.
 fn end_of(segments: &[Segment]) -> io::Result<u64> {
     let Some(last) = segments.last() else { return Ok(0) };
-    let bytes = last.file.len()?.saturating_sub(SEGMENT_HEADER);
+    let bytes = last.file.size()?.saturating_sub(SEGMENT_HEADER);
     Ok((last.base + bytes).next_multiple_of(8))
 }
 
-/// The first valid frame after `broken`.
-fn find_valid(segments: &[Segment], broken: u64) -> io::Result<Option<u64>> {
+/// The first valid frame after `broken`, and up to where valid frames after it say that the log was on the disk.
+fn look_beyond(segments: &[Segment], broken: u64) -> io::Result<(Option<u64>, u64)> {
+    let (mut first, mut synced) = (None, 0);
     for (i, segment) in segments.iter().enumerate() {
         let end = segments.get(i + 1).map_or(u64::MAX, |s| s.base);
         let from = (broken + 8).max(segment.base);
@@ -285,14 +293,20 @@ fn find_valid(segments: &[Segment], broken: u64) -> io::Result<Option<u64>> {
             continue;
         }
         let bytes = read_from(segment, from)?;
-        for within in (0..bytes.len()).step_by(8) {
+        let mut within = 0;
+        while within < bytes.len() && from + (within as u64) < end {
             let offset = from + within as u64;
-            if offset < end && frame::check(&bytes[within..], offset).is_some() {
-                return Ok(Some(offset));
-            }
+            within += match frame::check(&bytes[within..], offset) {
+                None => 8,
+                Some(header) => {
+                    first.get_or_insert(offset);
+                    synced = synced.max(header.synced(offset));
+                    frame_len(header.len)
+                }
+            };
         }
     }
-    Ok(None)
+    Ok((first, synced))
 }
 
 /// Cuts everything from `offset` on.

@@ -94,14 +94,14 @@ impl Reader {
     ///
     /// # Errors
     /// If it is damaged or of an unknown kind, or the disk refuses.
-    pub fn next(&mut self) -> Result<Option<Entry>, LogError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, LogError> {
         self.next_where(u64::MAX, |_| true)
     }
 
     /// The next decision before `below`; `None` if there is none.
     ///
     /// # Errors
-    /// As [`Reader::next`].
+    /// As [`Reader::next_entry`].
     pub fn next_decision(&mut self, below: u64) -> Result<Option<Entry>, LogError> {
         self.next_where(below, |kind| kind == Kind::Decision)
     }

@@ -26,7 +26,7 @@ fn tick(now_ms: u64) -> Event {
 fn contents(log: &Arc<Log>, from: u64) -> Vec<u64> {
     let mut reader = log.reader(from);
     let mut found = Vec::new();
-    while let Some(entry) = reader.next().unwrap() {
+    while let Some(entry) = reader.next_entry().unwrap() {
         if let Event::Tick { now_ms } = entry.event {
             found.push(now_ms);
             assert_eq!(log.read(entry.offset).unwrap().event, tick(now_ms));
@@ -78,7 +78,7 @@ fn a_torn_tail_is_cut_and_a_new_record_takes_its_place() {
         let disk = Arc::new(MemoryDisk::default());
         let offsets = written(&disk);
         for offset in &offsets[torn..] {
-            flip(&disk, *offset + 17);
+            flip(&disk, *offset + 21);
         }
         let (log, recovery) = open(&disk, 0, false).unwrap();
         assert!(recovery.torn_bytes > 0);
@@ -92,11 +92,31 @@ fn a_torn_tail_is_cut_and_a_new_record_takes_its_place() {
 }
 
 #[test]
+fn a_record_lost_among_others_that_were_not_synced_ends_the_log() {
+    let disk = Arc::new(MemoryDisk::default());
+    let offsets = written(&disk);
+    flip(&disk, offsets[80] + 21);
+    let (log, recovery) = open(&disk, 0, false).unwrap();
+    assert!(recovery.torn_bytes > 0);
+    assert_eq!(contents(&log, 0), (0..80).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_later_record_tells_that_a_damaged_one_was_synced() {
+    let disk = Arc::new(MemoryDisk::default());
+    let offsets = written(&disk);
+    // The mark is lost: only the records after tick 60 know of the sync.
+    disk.open("log/synced").unwrap().set_len(0).unwrap();
+    flip(&disk, offsets[59] + 21);
+    assert!(matches!(open(&disk, 0, false), Err(OpenError::Damaged(_))));
+}
+
+#[test]
 fn other_damage_stops_the_start_and_is_given_up_only_on_demand() {
-    for (damaged, why) in [(5, "synced"), (59, "synced"), (80, "a valid record stands after it")] {
+    for (damaged, why) in [(5, "marked as synced"), (59, "the last that was synced")] {
         let disk = Arc::new(MemoryDisk::default());
         let offsets = written(&disk);
-        flip(&disk, offsets[damaged] + 17);
+        flip(&disk, offsets[damaged] + 21);
         let error = open(&disk, 0, false).unwrap_err();
         let OpenError::Damaged(damage) = error else { panic!("{error}") };
         assert_eq!(damage.from, offsets[damaged], "{why}");
@@ -118,7 +138,7 @@ fn every_flipped_bit_of_a_synced_record_is_seen() {
     for byte in offsets[10]..offsets[11] {
         flip(&disk, byte);
         let seen = open(&disk, 0, false).is_err();
-        let padding = byte >= offsets[10] + 16 + 1 + 2;
+        let padding = byte >= offsets[10] + 20 + 1 + 2;
         assert!(seen || padding, "byte {}", byte - offsets[10]);
         flip(&disk, byte);
     }

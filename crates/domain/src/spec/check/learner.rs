@@ -1,0 +1,202 @@
+//! The learner: hyperparameters, what is explored, how many slots.
+
+use super::{
+    super::{
+        Actions, Algorithm, Covariance, Encoding, Feature, HalfLife, LearnerSpec, Likelihood,
+        Metric, ModelSpec, Parameters, Policy, Term,
+    },
+    Checker, FULL_SLOTS_MAX, SLOTS_MAX,
+};
+
+/// A hyperparameter that the algorithm lacks is an error.
+pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
+    use Algorithm as A;
+    let linear = l.algorithm.is_linear();
+    for (set, key, allowed) in [
+        (l.parameters.is_some(), "parameters", linear),
+        (l.covariance.is_some(), "covariance", linear),
+        (l.lambda.is_some(), "lambda", linear),
+        (
+            l.alpha.is_some(),
+            "alpha",
+            matches!(l.algorithm, A::Ucb1 | A::Linucb | A::LinearThompson),
+        ),
+        (l.epsilon.is_some(), "epsilon", l.algorithm == A::EpsilonGreedy),
+        (l.epsilon_decay.is_some(), "epsilon_decay", l.algorithm == A::EpsilonGreedy),
+        (l.epsilon_min.is_some(), "epsilon_min", l.algorithm == A::EpsilonGreedy),
+        (l.likelihood.is_some(), "likelihood", l.algorithm == A::Thompson),
+        (l.floor.is_some(), "floor", l.algorithm != A::Uniform),
+    ] {
+        if set && !allowed {
+            c.fail(
+                format!("learner.{key}"),
+                format!("`{}` has no `{key}`; remove it", l.algorithm.as_str()),
+            );
+        }
+    }
+}
+
+pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
+    let l = &spec.learner;
+    check_hyperparameters(l, c);
+    let mut number =
+        |key: &str, value: Option<f64>, default: f64, ok: fn(f64) -> bool, rule: &str| {
+            let v = value.unwrap_or(default);
+            c.require(
+                v.is_finite() && ok(v),
+                &format!("learner.{key}"),
+                format!("`{v}` must be {rule}"),
+            );
+            v
+        };
+    let actions = match &spec.actions {
+        Actions::Names(n) => n.len(),
+        Actions::Tables(t) => t.len(),
+    };
+    let alpha = number("alpha", l.alpha, default_alpha(l.algorithm), |v| v >= 0.0, "0 or more");
+    let lambda = number("lambda", l.lambda, 1.0, |v| v >= 1e-6, "1e-6 or more");
+    let epsilon = number("epsilon", l.epsilon, 0.1, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
+    let decay = number(
+        "epsilon_decay",
+        l.epsilon_decay,
+        1.0,
+        |v| v > 0.0 && v <= 1.0,
+        "above 0 and at most 1",
+    );
+    let least =
+        number("epsilon_min", l.epsilon_min, 0.0, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
+    let prior_weight = number("prior_weight", l.prior_weight, 2.0, |v| v > 0.0, "above 0");
+    let floor = number("floor", l.floor, 0.0, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
+    c.require(
+        floor * actions as f64 <= 1.0,
+        "learner.floor",
+        format!("`{floor}` times {actions} actions is above 1; lower it"),
+    );
+    c.require(l.batch.is_none_or(|b| b.size >= 1), "learner.batch.size", "`0` must be 1 or more");
+    let interval = l.checkpoint_interval.ms();
+    c.require(interval >= 100, "learner.checkpoint_interval", "must be 100ms or more");
+    if let Some(HalfLife::Events(n)) = l.half_life {
+        c.require(
+            n.is_finite() && n >= 1.0,
+            "learner.half_life",
+            format!("`{n}` must be 1 or more"),
+        );
+    }
+    Policy {
+        algorithm: l.algorithm,
+        parameters: l.parameters.unwrap_or_default(),
+        covariance: l.covariance.unwrap_or_default(),
+        alpha,
+        lambda,
+        epsilon: [epsilon, decay, least],
+        likelihood: l.likelihood.unwrap_or(Likelihood::Bernoulli),
+        prior_weight,
+        floor,
+        half_life: l.half_life,
+        batch: l.batch,
+    }
+}
+
+const fn default_alpha(algorithm: Algorithm) -> f64 {
+    match algorithm {
+        Algorithm::LinearThompson => 0.3,
+        Algorithm::Linucb => 0.5,
+        _ => 1.0,
+    }
+}
+
+pub(super) fn check_explored(metrics: &[Metric], policy: &Policy, c: &mut Checker) {
+    let bounded = match policy.algorithm {
+        Algorithm::Uniform | Algorithm::EpsilonGreedy => return,
+        Algorithm::Thompson => policy.likelihood == Likelihood::Bernoulli,
+        Algorithm::Ucb1 | Algorithm::Linucb | Algorithm::LinearThompson => true,
+    };
+    for metric in metrics.iter().filter(|m| m.explore && bounded && m.bounds.is_none()) {
+        c.fail(
+            format!("metrics.{}.bounds", metric.name),
+            "an explored metric needs bounds: they scale the exploration; give them or set `explore = false`",
+        );
+    }
+    c.require(
+        metrics.iter().any(|m| m.explore),
+        "metrics",
+        format!(
+            "`{}` explores, but no metric with a weight has `explore`; set it for one",
+            policy.algorithm.as_str()
+        ),
+    );
+}
+
+pub(super) fn check_dimensions(
+    spec: &ModelSpec,
+    metrics: &[Metric],
+    features: &[Feature],
+    policy: &Policy,
+    actions: usize,
+    c: &mut Checker,
+) {
+    if !policy.algorithm.is_linear() {
+        return;
+    }
+    for metric in metrics {
+        let size = |t: &Term| match t {
+            Term::Alone(_, e) => e.slots(),
+            Term::Cross(a, b) => features[*a].encoding.slots() * features[*b].encoding.slots(),
+        };
+        let text = |t: &&Term| matches!(t, Term::Alone(_, Encoding::Text { .. }));
+        let all: usize = 1 + metric.terms.iter().map(size).sum::<usize>();
+        let in_text: usize = metric.terms.iter().filter(text).map(size).sum();
+        let copies = match policy.parameters {
+            Parameters::PerAction => 1,
+            Parameters::Shared => 1,
+            Parameters::Hybrid => 1 + actions,
+        };
+        let full = copies
+            * match policy.covariance {
+                Covariance::Full => all,
+                Covariance::Block => all - in_text,
+                Covariance::Diagonal => 0,
+            }
+            + if policy.parameters == Parameters::Shared { actions } else { 0 };
+        let field = format!("metrics.{}", metric.name);
+        if policy.covariance != Covariance::Diagonal && full > FULL_SLOTS_MAX {
+            c.fail(
+                &*field,
+                format!(
+                    "{full} slots are too many for a full covariance (at most {FULL_SLOTS_MAX}): use fewer bits, \
+                     list `features`, or set `learner.covariance` to `block` (text by variances) or `diagonal`"
+                ),
+            );
+        }
+        c.require(
+            all <= SLOTS_MAX,
+            &field,
+            format!("{all} slots are too many (at most {SLOTS_MAX}); use fewer bits"),
+        );
+        let blocked = policy.covariance != Covariance::Full;
+        if blocked && policy.parameters != Parameters::PerAction {
+            c.fail(
+                "learner.covariance",
+                "`block` and `diagonal` need `parameters = \"per_action\"`",
+            );
+        }
+        if blocked && policy.half_life.is_some() {
+            c.fail(
+                "learner.half_life",
+                "forgetting needs `covariance = \"full\"`; remove one of the two",
+            );
+        }
+        if let Some(HalfLife::Events(n)) = policy.half_life
+            && n < 10.0 * (full * actions) as f64
+            && !spec.learner.half_life_force
+        {
+            c.fail(
+                "learner.half_life",
+                format!(
+                    "`{n}` is below ten times {full} slots times {actions} actions: too little is left to learn from; \
+                     raise it or set `half_life_force = true`"
+                ),
+            );
+        }
+    }
+}
