@@ -109,13 +109,15 @@ impl<'a> Visitor<'a> for Fields<'_, 'a> {
                 self.context.verbatim = false;
             }
             self.context.raw[i] = Some(text);
-            self.context.values[i] = interpret(&feature.encoding, text, self.logged);
+            // Slots are ours only where the log writes them: elsewhere an object is just not a value.
+            let slots = self.logged && feature.log == LogMode::Encoded;
+            self.context.values[i] = interpret(&feature.encoding, text, slots);
         }
         Ok(self.context)
     }
 }
 
-fn interpret<'a>(encoding: &Encoding, text: &'a str, logged: bool) -> Value<'a> {
+fn interpret<'a>(encoding: &Encoding, text: &'a str, may_hold_slots: bool) -> Value<'a> {
     let kind = encoding.kind();
     let value = match text.as_bytes().first() {
         Some(b'n') => return Value::Missing,
@@ -133,7 +135,7 @@ fn interpret<'a>(encoding: &Encoding, text: &'a str, logged: bool) -> Value<'a> 
             }
         }
         Some(b'[') => serde_json::from_str(text).map_or(Value::Unknown, Value::Vector),
-        Some(b'{') if logged => slots(encoding, text),
+        Some(b'{') if may_hold_slots => slots(encoding, text),
         Some(b'-' | b'0'..=b'9') => match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Value::Number(number),
             _ => Value::Unknown,

@@ -1,5 +1,13 @@
 //! `pawl`: one binary that keeps models moving forward.
 
+/// Prints a line. A reader that has gone away is no failure: `pawl … | head` ends well, and a server goes on.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _reader_gone = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod client;
 mod commands;
 
@@ -76,7 +84,7 @@ fn main() -> std::process::ExitCode {
         Command::Simulate(command) => command.run(server.json),
         Command::Spec(command) => command.run(server.json),
         Command::Config(ConfigCommand::Explain) => {
-            print!("{}", pawl_server::Config::explain());
+            say!("{}", pawl_server::Config::explain().trim_end());
             Ok(())
         }
     };

@@ -257,7 +257,7 @@ fn reply(
         let _infallible = write!(out, ",\"payload\":{payload}");
     }
     let probability = decided.probability().unwrap_or_default();
-    let _infallible = write!(out, ",\"probability\":{probability},\"outcome\":\"{outcome}\"");
+    let _infallible = write!(out, ",\"probability\":{probability:?},\"outcome\":\"{outcome}\"");
     if let Some(reason) = reason {
         let _infallible = write!(out, ",\"reason\":{}", serde_json::Value::from(reason));
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -174,28 +174,52 @@ async fn worker(
     }
 }
 
+/// How much of a body that is too large is read and thrown away, so that its sender gets to read the answer.
+const DISCARD_MAX: usize = 8 << 20;
+
 /// The whole body, within the limits of size and time.
 ///
 /// # Errors
 /// If it is too large or too slow.
 pub(crate) async fn read_body<B>(app: &App, body: B) -> ApiResult<Bytes>
 where
-    B: hyper::body::Body,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: core::fmt::Display,
 {
     let most = app.config().limits.body_bytes;
-    let too_large =
-        || ApiError::new(Code::BodyTooLarge, format!("the body has more than {most} bytes"));
-    if body.size_hint().lower() > most as u64 {
-        return Err(too_large());
+    let late = |_| ApiError::new(Code::BodyTimeout, "the body did not come within 10 seconds");
+    tokio::time::timeout(READ_TIMEOUT, collect(body, most)).await.map_err(late)?
+}
+
+async fn collect<B>(body: B, most: usize) -> ApiResult<Bytes>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: core::fmt::Display,
+{
+    let mut body = core::pin::pin!(body);
+    let (mut whole, mut seen) = (Bytes::new(), 0);
+    let mut several = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let broken = |e| ApiError::new(Code::InvalidJson, format!("the body broke off: {e}"));
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        seen += data.len();
+        if seen > most {
+            several = Vec::new();
+            if seen > most + DISCARD_MAX {
+                break;
+            }
+        } else if whole.is_empty() && several.is_empty() {
+            whole = data; // mostly the only one: no copy
+        } else {
+            several.extend_from_slice(&core::mem::take(&mut whole));
+            several.extend_from_slice(&data);
+        }
     }
-    let collected = tokio::time::timeout(READ_TIMEOUT, Limited::new(body, most).collect());
-    match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Ok(Err(e)) => Err(ApiError::new(Code::InvalidJson, format!("the body broke off: {e}"))),
-        Err(_) => Err(ApiError::new(Code::BodyTimeout, "the body did not come within 10 seconds")),
+    if seen > most {
+        let detail = format!("the body has more than {most} bytes");
+        return Err(ApiError::new(Code::BodyTooLarge, detail));
     }
+    Ok(if several.is_empty() { whole } else { several.into() })
 }
 
 /// The model of `/v1/models/{model}/decide`.

@@ -72,7 +72,7 @@ impl Demo {
         let config = Config { data: data.clone(), listen, ..Config::default() };
         let running = pawl_server::serve(App::open(config, false).await?).await?;
         let base = format!("http://{}", running.address());
-        println!(
+        say!(
             "pawl listens on {base}; five LLMs, six kinds of task, {} seconds of traffic",
             self.seconds
         );
@@ -97,16 +97,16 @@ impl Demo {
             client.await??;
         }
         if interrupted {
-            println!("\nstopped");
+            say!("\nstopped");
         }
-        println!("{}", lock(&workload.totals).summary());
-        println!("{}", learned(&workload).await?);
+        say!("{}", lock(&workload.totals).summary());
+        say!("{}", learned(&workload).await?);
         running.stop().await;
         if self.data.is_none() {
             std::fs::remove_dir_all(&temporary)
                 .with_context(|| format!("cannot remove `{}`", temporary.display()))?;
         }
-        println!("{}", what_next());
+        say!("{}", what_next());
         Ok(())
     }
 

@@ -93,7 +93,7 @@ fn replay(data: &Path, at: Option<Position>, json: bool) -> Result<()> {
     if json {
         let checkpoints: Vec<_> =
             compared.iter().map(|(p, same)| json!({"position": Position { partition: 0, offset: *p }.to_string(), "equal": same})).collect();
-        println!(
+        say!(
             "{}",
             json!({
                 "from": Position { partition: 0, offset: from }.to_string(), "position": position.to_string(),
@@ -102,11 +102,11 @@ fn replay(data: &Path, at: Option<Position>, json: bool) -> Result<()> {
             })
         );
     } else {
-        println!("folded {records} records from 0.{from} to {position}");
+        say!("folded {records} records from 0.{from} to {position}");
         for (mark, same) in &compared {
-            println!("  checkpoint at 0.{mark}: {}", if *same { "equal" } else { "DIFFERENT" });
+            say!("  checkpoint at 0.{mark}: {}", if *same { "equal" } else { "DIFFERENT" });
         }
-        println!("state {sha256}");
+        say!("state {sha256}");
     }
     if equal { Ok(()) } else { bail!("a checkpoint differs from what the log folds to") }
 }

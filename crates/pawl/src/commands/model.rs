@@ -97,9 +97,9 @@ impl Version {
 /// Prints a reply: as JSON where asked for, else as `words` says it.
 pub fn show(server: &Server, reply: &Value, words: impl Fn(&Value) -> String) {
     if server.json {
-        println!("{reply}");
+        say!("{reply}");
     } else {
-        println!("{}", words(reply).trim_end());
+        say!("{}", words(reply).trim_end());
     }
 }
 

@@ -60,9 +60,9 @@ impl Serve {
             }
             let open = app.keys().none_ever();
             let running = pawl_server::serve(app).await?;
-            println!("pawl listens on http://{} with its data in {data}", running.address());
+            say!("pawl listens on http://{} with its data in {data}", running.address());
             if open {
-                println!("there is no key: anybody on this machine may do anything; make one with `pawl key create`");
+                say!("there is no key: anybody on this machine may do anything; make one with `pawl key create`");
             }
             stop_signal().await?;
             tracing::info!("stopping");

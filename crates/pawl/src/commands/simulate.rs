@@ -54,9 +54,9 @@ impl Simulate {
             .collect();
         let report = report::Report::new(&spec, &table, &settings)?;
         if json {
-            println!("{}", serde_json::to_string(&report.to_json())?);
+            say!("{}", serde_json::to_string(&report.to_json())?);
         } else {
-            print!("{}", report.to_text());
+            say!("{}", report.to_text().trim_end());
         }
         Ok(())
     }

@@ -34,11 +34,11 @@ impl Spec {
                 .map(|(m, x)| (x.name.clone(), json!({"slots": slots(m)})))
                 .collect();
             let object = json!({"name": spec.name(), "sha256": spec.sha256().to_string(), "metrics": metrics});
-            println!("{object}");
+            say!("{object}");
         } else {
-            println!("`{}` is a valid spec of the model `{}`", path.display(), spec.name());
+            say!("`{}` is a valid spec of the model `{}`", path.display(), spec.name());
             for (m, metric) in spec.metrics().iter().enumerate() {
-                println!("  {}: predicted from {} slots", metric.name, slots(m));
+                say!("  {}: predicted from {} slots", metric.name, slots(m));
             }
         }
         Ok(())

@@ -1,0 +1,5 @@
+//! Learners against laws that must hold and values from elsewhere.
+
+mod environment;
+mod laws;
+mod reference;

@@ -1,0 +1,98 @@
+//! The command line: what it says and with which exit code it ends.
+
+use std::process::Output;
+
+use crate::process::{ROUTER, Server, pawl};
+
+fn text(output: &Output) -> (Option<i32>, String) {
+    let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn exit_codes_are_zero_one_and_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = dir.path().join("router.toml");
+    std::fs::write(&spec, ROUTER).unwrap();
+    let (code, said) = text(&pawl().args(["spec", "check"]).arg(&spec).output().unwrap());
+    assert!(code == Some(0) && said.contains("valid spec of the model `router`"), "{said}");
+    std::fs::write(&spec, ROUTER.replace("goal = \"min\"", "goal = \"max\"")).unwrap();
+    let (code, said) = text(&pawl().args(["spec", "check"]).arg(&spec).output().unwrap());
+    assert!(
+        code == Some(1) && said.contains("objective.weights.cost_usd: `-10` is negative"),
+        "{said}"
+    );
+    let (code, said) = text(&pawl().args(["spec", "chek"]).output().unwrap());
+    assert!(code == Some(2) && said.contains("check"), "{said}");
+    let (code, said) =
+        text(&pawl().args(["model", "list", "--server", "http://127.0.0.1:1"]).output().unwrap());
+    assert!(code == Some(1) && said.contains("is `pawl serve` running there?"), "{said}");
+    let (code, said) = text(&pawl().args(["config", "explain"]).output().unwrap());
+    assert!(code == Some(0) && said.contains("durability = \"os\""), "{said}");
+}
+
+#[test]
+fn a_model_from_file_to_explanation() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = dir.path().join("router.toml");
+    std::fs::write(&spec, ROUTER).unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &[]);
+    let path = spec.to_str().unwrap();
+    let (code, said) = text(&server.command(&["model", "create", path]));
+    assert!(code == Some(0) && said.contains("created `router` 1.0.0, in production"), "{said}");
+    let (code, said) = text(&server.command(&["model", "create", path]));
+    assert!(code == Some(1) && said.contains("already_exists"), "{said}");
+    std::fs::write(&spec, ROUTER.replace("[actions.small]", "[actions.medium]\n[actions.small]"))
+        .unwrap();
+    let (code, said) = text(&server.command(&["version", "create", path]));
+    assert!(
+        code == Some(0) && said.contains("1.1.0") && said.contains("minor actions.medium: added"),
+        "{said}"
+    );
+    let (_, said) = text(&server.command(&["model", "show", "router"]));
+    assert!(said.contains("learner l2: learning"), "{said}");
+    let decision = server.ok(
+        "/v1/models/router/decide",
+        r#"{"context": {"task": "code"}, "actions": ["big", "medium"]}"#,
+    );
+    let id = decision["decision_id"].as_str().unwrap();
+    let (_, said) = text(&server.command(&["decision", "explain", id]));
+    assert!(
+        said.contains("equal to what was served: true")
+            && said.contains("not eligible: not_requested"),
+        "{said}"
+    );
+    let (_, said) = text(&server.command(&["decision", "show", id, "--json"]));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&said).unwrap()["decision_id"], id);
+    let (_, said) = text(&server.command(&["checkpoint"]));
+    assert!(said.starts_with("checkpoint at 0."), "{said}");
+    let reported = server.json("/v1/log?state")["state"].clone();
+    let busy = pawl().args(["log", "replay", "--data"]).arg(&data).output().unwrap();
+    assert!(text(&busy).1.contains("in use by another process"));
+    assert_eq!(server.terminate(), Some(0));
+    let at = reported["position"].as_str().unwrap();
+    let replay =
+        pawl().args(["log", "replay", "--json", "--at", at, "--data"]).arg(&data).output().unwrap();
+    let (code, said) = text(&replay);
+    let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &value["state_sha256"], &value["equal"]),
+        (Some(0), &reported["sha256"], &true.into())
+    );
+    assert!(!value["checkpoints"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_demo_runs_without_a_terminal() {
+    let (code, said) = text(&pawl().args(["demo", "--seconds", "3"]).output().unwrap());
+    assert_eq!(code, Some(0), "{said}");
+    for part in [
+        "requests  quality",
+        "saving",
+        "recomputed from the log, equal to what was served: true",
+        "pawl serve --data",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}

@@ -1,0 +1,93 @@
+//! `pawl simulate` on tables whose answers are known.
+
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
+use serde_json::Value;
+
+use crate::process::pawl;
+
+const SPEC: &str = r#"
+schema = 1
+name = "t"
+kind = "policy"
+actions = ["good", "bad"]
+[features]
+x = { type = "category", vocabulary = ["u", "v"] }
+[metrics]
+quality = { bounds = [0, 1] }
+cost_usd = { goal = "min", explore = false, features = [] }
+[objective]
+weights = { quality = 1.0, cost_usd = -1.0 }
+[learner]
+algorithm = "linear_thompson"
+"#;
+
+fn simulate(dir: &std::path::Path, data: &str, arguments: &[&str]) -> (bool, String) {
+    std::fs::write(dir.join("t.toml"), SPEC).unwrap();
+    let output = pawl()
+        .current_dir(dir)
+        .args(["simulate", "t.toml", "--data", data, "--json"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+/// `good` is good for u, `bad` for v; good costs 0.2, bad 0.1.
+fn table() -> String {
+    let mut text = "x,quality__good,cost_usd__good,quality__bad,cost_usd__bad\n".to_owned();
+    for i in 0..2000 {
+        text.push_str(if i % 4 == 0 { "v,0,0.2,1,0.1\n" } else { "u,1,0.2,0,0.1\n" });
+    }
+    text
+}
+
+#[test]
+fn baselines_are_those_of_the_table_and_the_policy_beats_the_best_single_action() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut gz = GzEncoder::new(
+        std::fs::File::create(dir.path().join("t.csv.gz")).unwrap(),
+        Compression::fast(),
+    );
+    gz.write_all(table().as_bytes()).unwrap();
+    gz.finish().unwrap();
+    let (ok, said) = simulate(dir.path(), "t.csv.gz", &["--seeds", "3", "--trade-off", "0,1,20"]);
+    assert!(ok, "{said}");
+    let value: Value = serde_json::from_str(&said).unwrap();
+    let close = |v: &Value, expected: f64| (v.as_f64().unwrap() - expected).abs() < 1e-9;
+    assert!(close(&value["baselines"]["good"]["quality"], 0.75));
+    assert!(close(&value["baselines"]["good"]["cost_usd"], 0.2));
+    assert!(close(&value["baselines"]["bad"]["quality"], 0.25));
+    assert!(close(&value["baselines"]["uniform"]["quality"], 0.5));
+    assert!(close(&value["baselines"]["oracle"]["quality"], 1.0));
+    assert_eq!(value["best_single"], "good");
+    assert!(value["policy"]["quality"].as_f64().unwrap() > 0.95, "{said}");
+    assert!(value["relative_quality"]["mean"].as_f64().unwrap() > 1.2);
+    let frontier = value["frontier"].as_array().unwrap();
+    assert_eq!(frontier.len(), 3);
+    assert!(
+        frontier[2]["saving"]["mean"].as_f64().unwrap() > 0.45,
+        "cost dominates: always the cheap one"
+    );
+    assert!(value["saving_at"]["0.95"]["mean"].is_number());
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("a.csv", &table().replace("quality__bad", "quality_bad"));
+    assert!(simulate(dir.path(), "a.csv", &[]).1.contains("there is no column `quality__bad`"));
+    write("b.csv", &table().replacen("u,1,0.2", "u,7,0.2", 1));
+    assert!(simulate(dir.path(), "b.csv", &[]).1.contains("column `quality__good` holds `7`"));
+    write("c.txt", "");
+    assert!(simulate(dir.path(), "c.txt", &[]).1.contains("unknown format"));
+    write(
+        "d.jsonl",
+        "{\"x\": \"u\", \"quality__good\": 1, \"cost_usd__good\": 0.2, \"quality__bad\": 0, \"cost_usd__bad\": 0.1}\n",
+    );
+    let (ok, said) = simulate(dir.path(), "d.jsonl", &[]);
+    assert!(ok && said.contains("\"rows\":1"), "{said}");
+}
