@@ -43,7 +43,7 @@ pub fn axpy(s: f64, x: &[f64], y: &mut [f64]) {
 /// Compiled for AVX2 too where the CPU has it: without fused operations both give the same bits.
 pub fn downdate(m: &mut [f64], t: &[f64]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
+    if crate::cpu::has_avx2() {
         // SAFETY: the CPU has AVX2, checked on the line above.
         #[expect(unsafe_code, reason = "a kernel compiled for AVX2 can only be called so")]
         unsafe {

@@ -5,6 +5,7 @@
 //! random state.
 
 pub mod argmax;
+pub mod cpu;
 pub mod dense;
 pub mod normal;
 pub mod rng;

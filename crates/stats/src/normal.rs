@@ -92,7 +92,7 @@ fn kernel_avx2(z: &[f64], pdf: &mut [f64], cdf: &mut [f64]) {
 /// lower tail; beyond |z| = 37 the values of 37.
 pub fn pdf_cdf(z: &[f64], pdf: &mut [f64], cdf: &mut [f64]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
+    if crate::cpu::has_avx2() {
         // SAFETY: the CPU has AVX2, checked on the line above.
         #[expect(unsafe_code, reason = "a kernel compiled for AVX2 can only be called so")]
         unsafe {
