@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers and CI run.
 
+mod bench;
 mod tidy;
 
 use std::{
@@ -25,6 +26,9 @@ enum Task {
     Check,
     /// The rules that no compiler knows
     Tidy,
+    /// Measure against a reference in the same run
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 /// The root of the workspace.
@@ -70,5 +74,6 @@ fn main() -> Result<()> {
         Task::Test => test(),
         Task::Check => check(),
         Task::Tidy => tidy(),
+        Task::Bench(bench) => bench.run(),
     }
 }

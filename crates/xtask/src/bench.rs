@@ -1,0 +1,47 @@
+//! `cargo xtask bench`: ratios against a reference in the same run.
+
+mod bandit;
+mod ceiling;
+mod freshness;
+mod load;
+mod routing;
+mod serve;
+mod server;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What to measure.
+#[derive(Subcommand, Debug)]
+pub enum Bench {
+    /// Decisions over HTTP against a bare axum server that parses the same body and answers as many bytes
+    Serve(serve::Options),
+    /// Time from acknowledged feedback to a decision that has learned from it
+    Freshness(freshness::Options),
+    /// Decide and update without HTTP against numpy's LinUCB and Vowpal Wabbit
+    Bandit,
+    /// Policies on real routing tables against Vowpal Wabbit's
+    Routing(routing::Options),
+    /// The bare server itself, on a port that the system picks
+    #[command(hide = true)]
+    Ceiling,
+}
+
+impl Bench {
+    /// Measures.
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Serve(options) => serve::run(options),
+            Self::Freshness(options) => freshness::run(options),
+            Self::Bandit => bandit::run(),
+            Self::Routing(options) => routing::run(options),
+            Self::Ceiling => ceiling::run(),
+        }
+    }
+}
+
+/// The middle of the values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

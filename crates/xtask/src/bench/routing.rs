@@ -1,0 +1,7 @@
+//! stub
+use anyhow::Result;
+#[derive(clap::Args, Debug)]
+pub struct Options {}
+pub fn run(_: &Options) -> Result<()> {
+    Ok(())
+}
