@@ -191,19 +191,16 @@ impl Engine {
             model.tally.decisions += 1;
             model.learners_mut().for_each(|e| e.decided(decided.at_ms));
         }
-        let recorded = Recorded { at, decided: decided.clone().into() };
+        let mut held = Vec::new();
         if let Some(id) = &decided.caller.request_id {
             let position = Position { partition: 0, offset };
             join.remember(&decided.model, id, decided.id(position));
+            held = join.early.remove(&request_key(&decided.model, id)).unwrap_or_default();
         }
-        if !decided.metrics.is_empty() {
+        if !decided.metrics.is_empty() || !held.is_empty() {
+            let recorded = Recorded { at, decided: decided.clone().into() };
             self.take(&recorded, &decided.metrics, None, decided.at_ms);
-        }
-        if let Some(id) = &decided.caller.request_id {
-            let key = request_key(&decided.model, id);
-            for held in self.state.join.early.remove(&key).unwrap_or_default() {
-                self.joined(&held, &recorded);
-            }
+            held.iter().for_each(|feedback| self.joined(feedback, &recorded));
         }
         while self.state.join.bits.len() > self.state.join.limits.open_max {
             self.state.tally.closed_early += 1;

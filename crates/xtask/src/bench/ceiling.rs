@@ -3,20 +3,33 @@
 use anyhow::Result;
 use axum::{Json, Router, routing::post, serve::ListenerExt};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
-/// A context of the fixed workload: twenty numbers and two categories, by name.
+/// A request of the fixed workload: twenty numbers and two categories.
 #[derive(Deserialize)]
 struct Body {
     context: Context,
 }
 
-#[derive(Deserialize)]
-struct Context {
-    region: String,
-    tier: String,
-    #[serde(flatten)]
-    numbers: BTreeMap<String, f64>,
+macro_rules! context {
+    ($($number:ident)*) => {
+        #[derive(Deserialize)]
+        struct Context {
+            region: String,
+            tier: String,
+            $($number: f64,)*
+        }
+
+        impl Context {
+            fn sum(&self) -> f64 {
+                0.0 $(+ self.$number)*
+            }
+        }
+    };
+}
+
+context! {
+    feature_00 feature_01 feature_02 feature_03 feature_04 feature_05 feature_06 feature_07 feature_08 feature_09
+    feature_10 feature_11 feature_12 feature_13 feature_14 feature_15 feature_16 feature_17 feature_18 feature_19
 }
 
 /// As many bytes as a decide reply has.
@@ -32,7 +45,7 @@ struct Reply {
 }
 
 async fn answer(Json(body): Json<Body>) -> Json<Reply> {
-    let sum: f64 = body.context.numbers.values().sum();
+    let sum = body.context.sum();
     let categories = body.context.region.len() + body.context.tier.len();
     Json(Reply {
         decision_id: "1-0-1a2b3c4d-0123456789abcdef",

@@ -85,6 +85,8 @@ pub struct Outcome {
     pub rate: f64,
     /// Requests.
     pub requests: u64,
+    /// Pieces of feedback acknowledged.
+    pub feedbacks: u64,
     /// Latencies in seconds, ascending.
     pub latencies: Vec<f64>,
 }
@@ -122,15 +124,28 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         let stop = Arc::new(AtomicBool::new(false));
         let next = Arc::new(AtomicU64::new(0));
         let begun = Instant::now();
+        // Feedback goes over connections of its own: waiting for the disk must not delay the next decision.
+        let (decided, ids) = tokio::sync::mpsc::channel(1 << 16);
+        let ids = Arc::new(tokio::sync::Mutex::new(ids));
+        let teachers = if plan.feedback.is_some() { plan.connections } else { 0 };
+        let teachers: Vec<_> =
+            (0..teachers).map(|_| tokio::spawn(teacher(plan.clone(), ids.clone()))).collect();
         let tasks: Vec<_> = (0..plan.connections)
-            .map(|i| tokio::spawn(client(plan.clone(), i, stop.clone(), next.clone(), begun)))
+            .map(|i| {
+                let (stop, next) = (stop.clone(), next.clone());
+                tokio::spawn(client(plan.clone(), i, stop, next, begun, decided.clone()))
+            })
             .collect();
+        drop(decided);
         tokio::time::sleep(plan.duration).await;
         stop.store(true, Ordering::Release);
         let elapsed = begun.elapsed().as_secs_f64();
         let mut outcome = Outcome::default();
         for task in tasks {
             outcome.latencies.extend(task.await??);
+        }
+        for teacher in teachers {
+            outcome.feedbacks += teacher.await??;
         }
         outcome.requests = outcome.latencies.len() as u64;
         outcome.rate = outcome.requests as f64 / elapsed;
@@ -145,6 +160,7 @@ async fn client(
     stop: Arc<AtomicBool>,
     next: Arc<AtomicU64>,
     begun: Instant,
+    decided: tokio::sync::mpsc::Sender<String>,
 ) -> Result<Vec<f64>> {
     let mut connection = Connection::open(&plan.address).await?;
     let mut latencies = Vec::new();
@@ -164,15 +180,30 @@ async fn client(
         count += 1;
         let reply = connection.send(request).await?;
         latencies.push(intended.elapsed().as_secs_f64());
-        if let (Some(key), true) = (&plan.feedback, count.is_multiple_of(2)) {
-            let id = member(reply, "decision_id")?;
-            let quality = count % 3 / 2;
-            let body = format!(
-                r#"{{"decision_id":"{id}","metrics":{{"quality":{quality},"cost_usd":0.00{}}}}}"#,
-                count % 7
-            );
-            connection.send(&post("/v1/feedback", key.as_deref(), &body)).await?;
+        if plan.feedback.is_some() && count.is_multiple_of(2) {
+            // A full queue means that feedback is slower than decisions: the rest is left out and not counted.
+            let _full = decided.try_send(member(reply, "decision_id")?.to_owned());
         }
     }
     Ok(latencies)
+}
+
+/// Gives feedback for decisions until there are none. Returns for how many.
+async fn teacher(
+    plan: Plan,
+    ids: Arc<tokio::sync::Mutex<tokio::sync::mpsc::Receiver<String>>>,
+) -> Result<u64> {
+    let mut connection = Connection::open(&plan.address).await?;
+    let key = plan.feedback.flatten();
+    let mut count = 0;
+    loop {
+        let Some(id) = ids.lock().await.recv().await else { return Ok(count) };
+        count += 1;
+        let quality = count % 3 / 2;
+        let body = format!(
+            r#"{{"decision_id":"{id}","metrics":{{"quality":{quality},"cost_usd":0.00{}}}}}"#,
+            count % 7
+        );
+        connection.send(&post("/v1/feedback", key.as_deref(), &body)).await?;
+    }
 }
