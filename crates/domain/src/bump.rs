@@ -61,6 +61,22 @@ pub const RULES: &[(&str, Bump, &str)] = &[
     ),
 ];
 
+/// `docs/versions.md`.
+#[must_use]
+pub fn documentation() -> String {
+    let mut out = String::from(
+        "# Versions\n\nPawl computes the number of a new version from what changed between two specs: the largest part that any\n\
+         difference asks for.\n\n| change | rises | because |\n| --- | --- | --- |\n",
+    );
+    for (change, bump, reason) in RULES {
+        out.push_str(&format!(
+            "| {change} | {} | {reason} |\n",
+            format!("{bump:?}").to_uppercase()
+        ));
+    }
+    out
+}
+
 /// Every difference between two specs of the same model, the largest bump first. Empty if they are equal.
 #[must_use]
 pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
@@ -201,6 +217,16 @@ weights = { quality = 1.0, cost = -30.0 }
 [learner]
 algorithm = "linucb"
 "#;
+
+    #[test]
+    fn the_documentation_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/versions.md");
+        if std::env::var_os("PAWL_WRITE_DOCS").is_some() {
+            std::fs::write(path, documentation()).unwrap();
+        }
+        let file = std::fs::read_to_string(path).unwrap();
+        assert_eq!(file, documentation(), "run the tests with PAWL_WRITE_DOCS=1");
+    }
 
     #[test]
     fn each_rule_raises_its_part() {
