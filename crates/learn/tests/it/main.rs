@@ -1,5 +1,7 @@
 //! Learners against laws that must hold and values from elsewhere.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
+
 mod environment;
 mod laws;
 mod reference;

@@ -54,7 +54,7 @@ impl Simulate {
             .collect();
         let report = report::Report::new(&spec, &table, &settings)?;
         if json {
-            say!("{}", serde_json::to_string(&report.to_json())?);
+            say!("{}", serde_json::to_string(&report.to_json(self.first_seed))?);
         } else {
             say!("{}", report.to_text().trim_end());
         }

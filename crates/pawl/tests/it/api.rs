@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::process::Server;
 
 const DECIDE: &str = "/v1/models/router/decide";
+const FEEDBACK: &str = "/v1/feedback";
 
 fn started() -> (tempfile::TempDir, Server) {
     let dir = tempfile::tempdir().unwrap();
@@ -82,116 +83,72 @@ fn explanations_are_exact_after_learning_a_restart_and_a_new_version() {
     }
 }
 
+/// Path, body, status, code, and a part of the detail.
+type Case<'a> = (&'a str, &'a str, u16, &'a str, &'a str);
+
+const REFUSED: [Case<'static>; 12] = [
+    (DECIDE, r#"{"contxt": {}}"#, 422, "invalid_request", "did you mean `context`?"),
+    (DECIDE, r#"{"context": 5}"#, 422, "invalid_context", "must be a JSON object"),
+    (DECIDE, "{", 400, "invalid_json", "EOF"),
+    (
+        DECIDE,
+        r#"{"context": {}, "actions": ["bigg"]}"#,
+        422,
+        "invalid_request",
+        "did you mean `big`?",
+    ),
+    (DECIDE, r#"{"context": {}, "actions": []}"#, 422, "no_eligible_action", "`actions`"),
+    (
+        DECIDE,
+        r#"{"context": {"prompt_tokens": 5000}, "actions": ["small"]}"#,
+        422,
+        "no_eligible_action",
+        "max",
+    ),
+    (DECIDE, r#"{"context": {}, "metadata": {"a": [1]}}"#, 422, "invalid_request", "flat"),
+    ("/v1/models/ruter/decide", r#"{"context": {}}"#, 404, "model_not_found", "`ruter`"),
+    ("/v1/models/router@2.0.0/decide", r#"{"context": {}}"#, 404, "reference_not_found", "1.0.0"),
+    (
+        FEEDBACK,
+        r#"{"decision_id": "zz", "metrics": {"quality": 1}}"#,
+        422,
+        "invalid_request",
+        "decision id",
+    ),
+    (
+        FEEDBACK,
+        r#"{"decision_id": "1-0-0-0", "metrics": {"quality": 1}}"#,
+        404,
+        "decision_not_found",
+        "1-0-0-",
+    ),
+    ("/v1/nothing", "", 404, "not_found", "/v1/nothing"),
+];
+
+fn check_refused(server: &Server, (path, body, status, code, detail): Case<'_>) {
+    let refused = server.refused(path, body);
+    assert_eq!((refused.0, refused.1.as_str()), (status, code), "{path} {body}: {}", refused.2);
+    assert!(refused.2.contains(detail), "{path} {body}: {}", refused.2);
+}
+
 #[test]
 fn bad_input_names_the_field_the_value_and_the_remedy() {
     let (_dir, server) = started();
-    let id = server.ok(DECIDE, r#"{"context": {}}"#)["decision_id"].as_str().unwrap().to_owned();
-    let feedback = |body: Value| {
-        let mut body = body;
-        body["decision_id"] = json!(id);
-        ("/v1/feedback", body.to_string())
-    };
-    let cases: [(&str, String, u16, &str, &str); 17] = [
-        (DECIDE, r#"{"contxt": {}}"#.to_owned(), 422, "invalid_request", "did you mean `context`?"),
-        (DECIDE, r#"{"context": 5}"#.to_owned(), 422, "invalid_context", "must be a JSON object"),
-        (DECIDE, "{".to_owned(), 400, "invalid_json", "EOF"),
-        (
-            DECIDE,
-            r#"{"context": {}, "actions": ["bigg"]}"#.to_owned(),
-            422,
-            "invalid_request",
-            "did you mean `big`?",
-        ),
-        (
-            DECIDE,
-            r#"{"context": {}, "actions": []}"#.to_owned(),
-            422,
-            "no_eligible_action",
-            "`actions`",
-        ),
-        (
-            DECIDE,
-            r#"{"context": {"prompt_tokens": 5000}, "actions": ["small"]}"#.to_owned(),
-            422,
-            "no_eligible_action",
-            "max",
-        ),
-        (
-            DECIDE,
-            r#"{"context": {}, "metadata": {"a": [1]}}"#.to_owned(),
-            422,
-            "invalid_request",
-            "flat",
-        ),
-        (
-            DECIDE,
-            format!(r#"{{"context": {{}}, "request_id": "{}"}}"#, "x".repeat(300)),
-            422,
-            "invalid_request",
-            "`request_id`",
-        ),
-        (
-            "/v1/models/ruter/decide",
-            r#"{"context": {}}"#.to_owned(),
-            404,
-            "model_not_found",
-            "`ruter`",
-        ),
-        (
-            "/v1/models/router@2.0.0/decide",
-            r#"{"context": {}}"#.to_owned(),
-            404,
-            "reference_not_found",
-            "1.0.0",
-        ),
-        (
-            "/v1/feedback",
-            r#"{"decision_id": "zz", "metrics": {"quality": 1}}"#.to_owned(),
-            422,
-            "invalid_request",
-            "decision id",
-        ),
-        (
-            "/v1/feedback",
-            r#"{"decision_id": "1-0-0-0", "metrics": {"quality": 1}}"#.to_owned(),
-            404,
-            "decision_not_found",
-            "1-0-0-",
-        ),
-        ("/v1/nothing", String::new(), 404, "not_found", "/v1/nothing"),
-        (
-            feedback(json!({"metrics": {"qualty": 1}})).0,
-            feedback(json!({"metrics": {"qualty": 1}})).1,
-            422,
-            "invalid_request",
-            "did you mean `quality`?",
-        ),
-        (
-            feedback(json!({})).0,
-            feedback(json!({"metrics": {"quality": 1.5}})).1,
-            422,
-            "invalid_request",
-            "1.5 is outside its bounds, 0 to 1",
-        ),
-        (
-            feedback(json!({})).0,
-            feedback(json!({})).1,
-            422,
-            "invalid_request",
-            "at least one metric",
-        ),
-        (
-            feedback(json!({})).0,
-            feedback(json!({"label": 1})).1,
-            422,
-            "invalid_request",
-            "is a policy",
-        ),
-    ];
-    for (path, body, status, code, detail) in cases {
-        let refused = server.refused(path, &body);
-        assert_eq!((refused.0, refused.1.as_str()), (status, code), "{path} {body}: {}", refused.2);
-        assert!(refused.2.contains(detail), "{path} {body}: {}", refused.2);
+    REFUSED.into_iter().for_each(|case| check_refused(&server, case));
+    let long = format!(r#"{{"context": {{}}, "request_id": "{}"}}"#, "x".repeat(300));
+    check_refused(&server, (DECIDE, &long, 422, "invalid_request", "`request_id`"));
+    let id = server.ok(DECIDE, r#"{"context": {}}"#)["decision_id"].clone();
+    for (rest, detail) in [
+        (json!({"metrics": {"qualty": 1}}), "did you mean `quality`?"),
+        (json!({"metrics": {"quality": 1.5}}), "1.5 is outside its bounds, 0 to 1"),
+        (json!({}), "at least one metric"),
+        (json!({"label": 1}), "is a policy"),
+        (json!({"model": "router", "request_id": "r", "metrics": {"quality": 1}}), "not both"),
+        (json!({"metrics": {"quality": 1}, "at": "yesterday"}), "RFC 3339"),
+    ] {
+        let mut body = rest;
+        body["decision_id"] = id.clone();
+        check_refused(&server, (FEEDBACK, &body.to_string(), 422, "invalid_request", detail));
     }
     let big = format!(r#"{{"context": {{"task": "{}"}}}}"#, "x".repeat(2 << 20));
     assert_eq!(server.refused(DECIDE, &big).1, "body_too_large");

@@ -1,5 +1,7 @@
 //! The real binary: its commands, its API, and what is left when it is killed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
+
 mod api;
 mod cli;
 mod keys;

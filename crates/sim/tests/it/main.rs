@@ -1,5 +1,7 @@
 //! The fold in a world that fails.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
+
 mod crash;
 mod disk;
 mod golden;

@@ -37,6 +37,7 @@ pub struct Report {
     relative_quality: Estimate,
     saving: Estimate,
     regret: Estimate,
+    rewards: Vec<f64>,
     curve: Vec<[f64; 2]>,
     baselines: Vec<(String, [f64; 3])>,
     best: String,
@@ -109,6 +110,7 @@ impl Report {
             relative_quality: estimate(passes().map(relative)),
             saving: estimate(passes().map(saved)),
             regret: estimate(passes().map(|p| n * (best_reward - rewarded(p)))),
+            rewards: passes().map(rewarded).collect(),
             curve: (0..10).map(|i| [tenth(i, Some(quality)), tenth(i, cost)]).collect(),
             best: best.0.clone(),
             frontier: sweep
@@ -120,8 +122,8 @@ impl Report {
         })
     }
 
-    /// The object of `--json`.
-    pub fn to_json(&self) -> Value {
+    /// The object of `--json`; `rewards` is by seed.
+    pub fn to_json(&self, first_seed: u64) -> Value {
         let both = |e: &Estimate| json!({"mean": e.mean, "se": e.se});
         let triple = |v: &[f64; 3]| json!({"quality": v[0], "cost_usd": v[1], "reward": v[2]});
         let policy = [self.policy[0].mean, self.policy[1].mean, self.policy[2].mean];
@@ -129,7 +131,12 @@ impl Report {
             self.baselines.iter().map(|(name, v)| (name.clone(), triple(v))).collect();
         let curve: Vec<Value> =
             self.curve.iter().map(|[q, c]| json!({"quality": q, "cost_usd": c})).collect();
+        let rewards: Map<String, Value> = (first_seed..)
+            .zip(&self.rewards)
+            .map(|(seed, reward)| (seed.to_string(), json!(reward)))
+            .collect();
         let mut object = json!({
+            "rewards": rewards,
             "rows": self.rows,
             "seeds": self.seeds,
             "policy": triple(&policy),
