@@ -5,8 +5,8 @@ mod ceiling;
 mod freshness;
 mod load;
 mod routing;
-mod serve;
-mod server;
+pub mod serve;
+pub mod server;
 
 use anyhow::Result;
 use clap::Subcommand;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what developers and CI run.
 
 mod bench;
+mod soak;
 mod tidy;
 
 use std::{
@@ -33,6 +34,9 @@ enum Task {
     /// Measure against a reference in the same run
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// The same laws, for longer
+    #[command(subcommand)]
+    Soak(soak::Soak),
 }
 
 /// The root of the workspace.
@@ -79,5 +83,6 @@ fn main() -> Result<()> {
         Task::Check => check(),
         Task::Tidy => tidy(),
         Task::Bench(bench) => bench.run(),
+        Task::Soak(soak) => soak.run(),
     }
 }

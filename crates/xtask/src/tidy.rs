@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("server", &["domain", "stats", "model", "learn", "engine", "store", "driver"]),
     ("pawl", &["domain", "stats", "model", "engine", "store", "driver", "server"]),
     ("sim", &["domain", "stats", "model", "engine", "store", "driver"]),
-    ("xtask", &[]),
+    ("xtask", &["domain", "stats", "model", "learn", "engine", "store", "driver"]),
 ];
 
 /// Crates without clock, network, threads and arithmetic that differs between machines: clippy.toml bans those.

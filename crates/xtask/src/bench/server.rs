@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +13,8 @@ use crate::root;
 /// A running server; killed when dropped.
 pub struct Process {
     child: Child,
-    /// Where it listens: host and port.
+    output: BufReader<ChildStdout>,
+    /// Where it listens: host and port; empty if it does not.
     pub address: String,
 }
 
@@ -28,17 +29,27 @@ pub fn build() -> Result<()> {
 }
 
 impl Process {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    /// A process whose output is read line by line.
+    pub fn watch(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("a child has an output")?;
+        Ok(Self { child, output: BufReader::new(stdout), address: String::new() })
+    }
+
+    /// The next line of its output; `None` when it has ended.
+    pub fn line(&mut self) -> Result<Option<String>> {
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        let n = self.output.read_line(&mut line)?;
+        Ok((n > 0).then(|| line.trim_end().to_owned()))
+    }
+
+    fn start(mut command: Command) -> Result<Self> {
+        let mut process = Self::watch(command.stderr(Stdio::null()))?;
+        let line = process.line()?.unwrap_or_default();
         let address = line.split_whitespace().find_map(|w| w.strip_prefix("http://"));
-        let Some(address) = address.map(str::to_owned) else {
-            bail!("the server did not start: {line}")
-        };
-        Ok(Self { child, address })
+        let Some(address) = address else { bail!("the server did not start: {line}") };
+        process.address = address.to_owned();
+        Ok(process)
     }
 
     /// The bare server.
