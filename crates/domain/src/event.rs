@@ -20,6 +20,8 @@ pub enum Event {
         epoch: u32,
         /// Wall time.
         at_ms: u64,
+        /// How much the join may hold from here on.
+        limits: JoinLimits,
     },
     /// A binary whose fold differs took over: identity and explanations are claimed between such marks.
     FoldVersion(u32),
@@ -46,6 +48,23 @@ pub enum Event {
         /// The first byte after it.
         to: u64,
     },
+}
+
+/// How much the join may hold. It is part of the log, so that replaying needs no configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinLimits {
+    /// Decisions that wait for feedback; beyond it the oldest closes as if its deadline had passed.
+    pub open_max: u64,
+    /// Callers' ids that are remembered.
+    pub requests_max: u64,
+    /// Pieces of feedback held because their decision has not come.
+    pub early_max: u64,
+}
+
+impl Default for JoinLimits {
+    fn default() -> Self {
+        Self { open_max: 40_000_000, requests_max: 262_144, early_max: 65_536 }
+    }
 }
 
 /// How a decision came about.

@@ -2,8 +2,8 @@
 
 use std::{io, sync::Arc};
 
-use pawl_domain::{Event, Sha256};
-use pawl_engine::{At, Engine, FOLD_VERSION, Halt, History, Limits, Recorded, State, Unreadable};
+use pawl_domain::{Event, Sha256, event::JoinLimits};
+use pawl_engine::{At, Engine, FOLD_VERSION, Halt, History, Recorded, State, Unreadable};
 use pawl_store::{
     Disk, Log, LogError, checkpoints,
     log::{Config, Entry, OpenError, Reader, Recovery},
@@ -98,16 +98,16 @@ impl Fold {
     pub fn recover(
         disk: &Arc<dyn Disk>,
         config: Config,
-        limits: Limits,
+        limits: JoinLimits,
         accept_loss: bool,
         now_ms: u64,
     ) -> Result<Recovered, RecoverError> {
-        let (engine, checkpoint) = newest(disk.as_ref(), limits, u64::MAX)?;
+        let (engine, checkpoint) = newest(disk.as_ref(), u64::MAX)?;
         let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
         let log = Arc::new(log);
         let head = log.head();
         let fresh = head == 0;
-        log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms })?;
+        log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms, limits })?;
         if fresh || engine.state().fold_version < FOLD_VERSION {
             log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
         }
@@ -120,13 +120,13 @@ impl Fold {
     ///
     /// # Errors
     /// As [`Fold::recover`].
-    pub fn replay(disk: &Arc<dyn Disk>, limits: Limits) -> Result<(Self, u64), RecoverError> {
+    pub fn replay(disk: &Arc<dyn Disk>) -> Result<(Self, u64), RecoverError> {
         let config = Config { read_only: true, ..Config::default() };
-        let newest = newest(disk.as_ref(), limits, u64::MAX)?.1;
+        let newest = newest(disk.as_ref(), u64::MAX)?.1;
         let (log, _) = Log::open(disk.clone(), config, newest, false)?;
         let log = Arc::new(log);
         if log.first() == 0 {
-            return Ok((Self::new(log, Engine::new(limits)), 0));
+            return Ok((Self::new(log, Engine::new()), 0));
         }
         for position in checkpoints::positions(disk.as_ref())? {
             if position >= log.first()
@@ -144,13 +144,8 @@ impl Fold {
     ///
     /// # Errors
     /// If the log no longer holds what is needed, or `position` is not the place of a record.
-    pub fn at(
-        disk: &dyn Disk,
-        log: &Arc<Log>,
-        limits: Limits,
-        position: u64,
-    ) -> Result<Self, RecoverError> {
-        let (engine, checkpoint) = newest(disk, limits, position)?;
+    pub fn at(disk: &dyn Disk, log: &Arc<Log>, position: u64) -> Result<Self, RecoverError> {
+        let (engine, checkpoint) = newest(disk, position)?;
         if checkpoint < log.first() {
             return Err(LogError::Absent(checkpoint).into());
         }
@@ -227,14 +222,14 @@ impl Fold {
 }
 
 /// The engine at the newest valid checkpoint at or before `at_most`, and its position.
-fn newest(disk: &dyn Disk, limits: Limits, at_most: u64) -> io::Result<(Engine, u64)> {
+fn newest(disk: &dyn Disk, at_most: u64) -> io::Result<(Engine, u64)> {
     for position in checkpoints::positions(disk)?.into_iter().rev().filter(|p| *p <= at_most) {
         let state = checkpoints::read(disk, position)?;
         if let Some(Ok(state)) = state.map(|bytes| State::from_bytes(&bytes)) {
             return Ok((Engine::from_state(state), position));
         }
     }
-    Ok((Engine::new(limits), 0))
+    Ok((Engine::new(), 0))
 }
 
 /// Writes the state as a checkpoint, after the log below it is on the disk.

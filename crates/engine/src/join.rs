@@ -11,28 +11,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bits::{Bits, CLOSED};
 use pawl_domain::{
     ActionName, DecisionId, ModelName, Position,
-    event::{Decided, Feedback, Target},
+    event::{Decided, Feedback, JoinLimits, Target},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{At, Engine, Halt, History, Recorded, enrolled::Lesson, state::Model};
-
-/// How much the join may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Decisions that wait for feedback; beyond it the oldest closes as if its deadline had passed.
-    pub open_max: u64,
-    /// Callers' ids that are remembered.
-    pub requests_max: usize,
-    /// Feedback held because its decision has not come.
-    pub early_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { open_max: 40_000_000, requests_max: 262_144, early_max: 65_536 }
-    }
-}
 
 /// Reads on in the log at the distance of one deadline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,7 +31,7 @@ struct Cursor {
 /// What waits for feedback.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Join {
-    limits: Limits,
+    pub(crate) limits: JoinLimits,
     bits: Bits,
     cursors: BTreeMap<u64, Cursor>,
     /// Decisions by [`request_key`].
@@ -67,9 +50,9 @@ pub fn request_key(model: &ModelName, request_id: &str) -> u64 {
 }
 
 impl Join {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            limits,
+            limits: JoinLimits::default(),
             bits: Bits::default(),
             cursors: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -126,7 +109,7 @@ impl Join {
         if self.requests.insert(key, id).is_none() {
             self.request_order.push_back(key);
         }
-        while self.request_order.len() > self.limits.requests_max {
+        while self.request_order.len() as u64 > self.limits.requests_max {
             if let Some(oldest) = self.request_order.pop_front() {
                 self.requests.remove(&oldest);
             }
@@ -138,7 +121,7 @@ impl Join {
         self.early.entry(key).or_default().push(feedback.clone());
         self.early_order.push_back(key);
         let mut dropped = 0;
-        while self.early_order.len() > self.limits.early_max {
+        while self.early_order.len() as u64 > self.limits.early_max {
             let Some(oldest) = self.early_order.pop_front() else { break };
             if let Some(held) = self.early.remove(&oldest) {
                 dropped += held.len() as u64;
@@ -409,7 +392,7 @@ fn teach(
     now_ms: u64,
     fail_at: Option<u64>,
 ) {
-    let mut learned = 0;
+    let (mut learned, mut declared) = (0, 0);
     for enrolled in model.learners_mut() {
         let spec = enrolled.spec();
         let Some(action) = spec.action(action.as_str()) else { continue };
@@ -417,8 +400,9 @@ fn teach(
             Some(Lesson { metric: spec.metric(name)?, action: action as u16, value })
         };
         let lessons: Vec<Lesson> = values.iter().filter_map(lesson).collect();
-        learned = enrolled.learn(decided, &lessons, now_ms, fail_at).max(learned);
+        declared = declared.max(lessons.len());
+        learned = learned.max(enrolled.learn(decided, &lessons, now_ms, fail_at));
     }
     model.tally.learned += learned;
-    model.tally.undeclared += values.len() as u64 - learned.min(values.len() as u64);
+    model.tally.undeclared += (values.len() - declared) as u64;
 }

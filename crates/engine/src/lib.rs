@@ -18,7 +18,7 @@ use pawl_model::Snapshot;
 pub use pawl_domain::Event;
 
 pub use enrolled::{Enrolled, Status};
-pub use join::{Limits, request_key};
+pub use join::request_key;
 pub use state::{Model, State, Tally};
 
 /// The version of the fold. A change of what any event does to the state raises it.
@@ -99,11 +99,17 @@ pub struct Engine {
     fail_at: Option<(ModelName, u64)>,
 }
 
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Engine {
     /// A fold that has seen nothing.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self::from_state(State::new(limits))
+    pub fn new() -> Self {
+        Self::from_state(State::new())
     }
 
     /// Goes on from a checkpoint.
@@ -136,7 +142,10 @@ impl Engine {
     /// If the fold must stop: see [`Halt`].
     pub fn apply(&mut self, at: At, event: &Event, history: &mut dyn History) -> Result<(), Halt> {
         match event {
-            Event::Opened { epoch, .. } => self.state.epoch = (*epoch).max(self.state.epoch),
+            Event::Opened { epoch, limits, .. } => {
+                self.state.epoch = (*epoch).max(self.state.epoch);
+                self.state.join.limits = *limits;
+            }
             Event::FoldVersion(version) if *version > FOLD_VERSION => {
                 return Err(Halt::NewerFold(*version));
             }

@@ -6,11 +6,7 @@ use pawl_domain::{ActionName, CheckedSpec, LearnerId, ModelName, Sha256};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    FOLD_VERSION,
-    enrolled::Enrolled,
-    join::{Join, Limits},
-};
+use crate::{FOLD_VERSION, enrolled::Enrolled, join::Join};
 
 /// The whole state of the fold at one position.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,7 +74,7 @@ pub struct Tally {
 }
 
 impl State {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             fold_version: FOLD_VERSION,
             position: 0,
@@ -86,7 +82,7 @@ impl State {
             epoch: 0,
             registry: (0, 0),
             trimmed: 0,
-            join: Join::new(limits),
+            join: Join::new(),
             models: BTreeMap::new(),
             tally: Tally::default(),
         }

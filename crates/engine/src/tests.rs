@@ -2,7 +2,7 @@
 
 use pawl_domain::{
     ActionName, DecisionId, Event, LearnerId, ModelSpec, Position,
-    event::{Caller, Change, ChangeKind, Decided, Feedback, Outcome, Target},
+    event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
 };
 use pawl_model::{Request, context::Context, snapshot::Workspace};
 use semver::Version;
@@ -62,9 +62,9 @@ impl History for Past<'_> {
 }
 
 impl Tape {
-    fn new(spec: &str, limits: Limits) -> Self {
-        let mut tape =
-            Self { events: Vec::new(), ordinals: Vec::new(), engine: Engine::new(limits) };
+    fn new(spec: &str, limits: JoinLimits) -> Self {
+        let mut tape = Self { events: Vec::new(), ordinals: Vec::new(), engine: Engine::new() };
+        tape.push(Event::Opened { epoch: 1, at_ms: 0, limits });
         tape.enrol(spec, 1);
         tape
     }
@@ -162,7 +162,7 @@ fn by_request(id: &str) -> Target {
 
 #[test]
 fn metrics_that_arrive_apart_teach_once_each() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     let id = tape.decide(1000, None);
     tape.feedback(Target::Decision(id), 1100, &[("quality", 1.0)]);
     tape.feedback(Target::Decision(id), 1200, &[("cost", 0.1), ("quality", 0.0)]);
@@ -175,7 +175,7 @@ fn metrics_that_arrive_apart_teach_once_each() {
 
 #[test]
 fn a_wrong_nonce_epoch_or_place_is_an_orphan() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     let id = tape.decide(1000, None);
     let elsewhere = Position { partition: 0, offset: 0 };
     let future = Position { partition: 0, offset: 1_000_000 };
@@ -195,7 +195,7 @@ fn a_wrong_nonce_epoch_or_place_is_an_orphan() {
 
 #[test]
 fn late_feedback_is_counted_and_not_learned() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     let id = tape.decide(1000, None);
     tape.feedback(Target::Decision(id), 11_000, &[("cost", 0.2)]);
     tape.feedback(Target::Decision(id), 11_001, &[("quality", 1.0)]);
@@ -204,7 +204,7 @@ fn late_feedback_is_counted_and_not_learned() {
 
 #[test]
 fn at_the_deadline_the_stated_value_is_learned_and_the_rest_is_missing() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     tape.decide(1000, None);
     let second = tape.decide(2000, None);
     tape.feedback(Target::Decision(second), 2100, &[("quality", 1.0)]);
@@ -221,7 +221,7 @@ fn at_the_deadline_the_stated_value_is_learned_and_the_rest_is_missing() {
 
 #[test]
 fn time_never_goes_back() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     tape.decide(1000, None);
     tape.push(Event::Tick { now_ms: 11_000 });
     tape.push(Event::Tick { now_ms: 10 });
@@ -230,7 +230,7 @@ fn time_never_goes_back() {
 
 #[test]
 fn early_feedback_waits_for_its_decision() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     tape.feedback(by_request("r1"), 900, &[("quality", 1.0)]);
     assert_eq!((tape.engine.state().tally.early, tape.tally().learned), (1, 0));
     tape.decide(1000, Some("r1"));
@@ -241,7 +241,7 @@ fn early_feedback_waits_for_its_decision() {
 
 #[test]
 fn held_feedback_is_bounded_and_expires() {
-    let limits = Limits { early_max: 2, ..Limits::default() };
+    let limits = JoinLimits { early_max: 2, ..JoinLimits::default() };
     let mut tape = Tape::new(SPEC, limits);
     for i in 0..5 {
         tape.feedback(by_request(&format!("r{i}")), 900, &[("quality", 1.0)]);
@@ -254,7 +254,7 @@ fn held_feedback_is_bounded_and_expires() {
 
 #[test]
 fn another_action_taken_is_the_one_that_learns() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     let id = tape.decide(1000, None);
     let mut other = feedback(Target::Decision(id), 1100, &[("quality", 0.0)]);
     other.action_taken = Some("b".parse::<ActionName>().unwrap());
@@ -265,7 +265,7 @@ fn another_action_taken_is_the_one_that_learns() {
 
 #[test]
 fn a_decision_not_used_teaches_nothing() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     let id = tape.decide(1000, None);
     let mut unused = feedback(Target::Decision(id), 1100, &[]);
     unused.not_used = true;
@@ -278,7 +278,7 @@ fn a_decision_not_used_teaches_nothing() {
 
 #[test]
 fn open_decisions_are_bounded() {
-    let mut tape = Tape::new(SPEC, Limits { open_max: 3, ..Limits::default() });
+    let mut tape = Tape::new(SPEC, JoinLimits { open_max: 3, ..JoinLimits::default() });
     let first = tape.decide(1000, None);
     for i in 0..9 {
         tape.decide(1001 + i, None);
@@ -291,13 +291,13 @@ fn open_decisions_are_bounded() {
 
 #[test]
 fn decisions_made_elsewhere_teach_at_once() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     let id = tape.decide(1000, None);
     let Some(Event::Decided(mut decided)) = tape.events.pop() else { panic!() };
     tape.ordinals.pop();
     decided.outcome = Outcome::Elsewhere;
     decided.metrics = vec![("quality".to_owned(), 1.0)];
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     tape.push(Event::Decided(decided));
     tape.feedback(Target::Decision(id), 1100, &[("quality", 0.0), ("cost", 0.5)]);
     assert_eq!((tape.tally().learned, tape.tally().duplicate), (2, 1));
@@ -305,8 +305,8 @@ fn decisions_made_elsewhere_teach_at_once() {
 
 #[test]
 fn changes_apply_in_their_order_and_once() {
-    let mut tape = Tape::new(SPEC, Limits::default());
-    let change = tape.events[0].clone();
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
+    let change = tape.events[1].clone();
     tape.push(change);
     assert_eq!(tape.engine.state().tally.changes_dropped, 1);
     assert_eq!(tape.engine.state().registry, (1, 1));
@@ -316,7 +316,7 @@ fn changes_apply_in_their_order_and_once() {
 
 #[test]
 fn changed_weights_relearn_nothing_and_a_new_action_leaves_the_others() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     for i in 0..50 {
         let id = tape.decide(1000 + i, None);
         tape.feedback(Target::Decision(id), 1100 + i, &[("quality", 0.7), ("cost", 0.1)]);
@@ -345,7 +345,7 @@ fn changed_weights_relearn_nothing_and_a_new_action_leaves_the_others() {
 
 #[test]
 fn a_state_survives_its_bytes_and_decides_the_same() {
-    let mut tape = Tape::new(SPEC, Limits::default());
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
     for i in 0..20 {
         let id = tape.decide(1000 + i, Some(&format!("r{i}")));
         tape.feedback(Target::Decision(id), 1100 + i, &[("quality", f64::from(i as u8 % 2))]);

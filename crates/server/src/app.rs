@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use pawl_domain::Event;
+use pawl_domain::{Event, event::JoinLimits};
 use pawl_driver::{
     Clock, Fold, Live, RecoverError, Recovered, Retention, Settings, SlewedClock, SyncError, Syncer,
 };
-use pawl_engine::Limits;
 use pawl_store::{
     Disk, Log, RealDisk,
     log::{Config as LogConfig, Recovery},
@@ -111,10 +110,10 @@ impl App {
     pub async fn open(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
         let disk: Arc<dyn Disk> = Arc::new(open_data(&config.data)?);
         let registry = Registry::open(&config.data.join("registry.sqlite")).await?;
-        let limits = Limits {
+        let limits = JoinLimits {
             open_max: config.join.open,
-            requests_max: config.join.requests,
-            early_max: config.join.early,
+            requests_max: config.join.requests as u64,
+            early_max: config.join.early as u64,
         };
         let log_config = LogConfig { segment_bytes: config.log.segment_bytes, read_only: false };
         let now_ms = SlewedClock::new(0).now_ms();
@@ -232,11 +231,6 @@ impl App {
 
     pub(crate) fn requests(&self) -> &Requests {
         self.requests.get_or_init(|| Requests::new(self.config.join.requests, 0))
-    }
-
-    pub(crate) fn limits(&self) -> Limits {
-        let join = &self.config.join;
-        Limits { open_max: join.open, requests_max: join.requests, early_max: join.early }
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

@@ -59,6 +59,7 @@ pub struct Limits {
     pub body_bytes: usize,
     pub batch: usize,
     pub in_flight: usize,
+    pub connections: usize,
     pub lag_bytes: u64,
     pub request_window: Duration,
     pub shutdown: Duration,
@@ -107,6 +108,7 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             batch: 1000,
             in_flight: 1024,
+            connections: 10_000,
             lag_bytes: 64 << 20,
             request_window: Duration::from_ms(600_000),
             shutdown: Duration::from_ms(10_000),
@@ -126,8 +128,12 @@ impl Default for Log {
 
 impl Default for Join {
     fn default() -> Self {
-        let limits = pawl_engine::Limits::default();
-        Self { open: limits.open_max, requests: limits.requests_max, early: limits.early_max }
+        let limits = pawl_domain::event::JoinLimits::default();
+        Self {
+            open: limits.open_max,
+            requests: limits.requests_max as usize,
+            early: limits.early_max as usize,
+        }
     }
 }
 
@@ -197,6 +203,7 @@ impl Config {
             ),
             ("limits.batch", self.limits.batch >= 1, "at least 1"),
             ("limits.in_flight", self.limits.in_flight >= 1, "at least 1"),
+            ("limits.connections", self.limits.connections >= 1, "at least 1"),
             ("log.segment_bytes", self.log.segment_bytes >= 65_536, "at least 65536"),
             (
                 "log.max_bytes",

@@ -301,26 +301,38 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
         }
         Known::Answered(id) => repeated(app, &snapshot, id, &who),
         Known::New => {
-            let mut reserved = Reserved { app, key, answered: false };
+            let reserved = Reserved { app: app.clone(), key, answered: false };
             let decided = choose(app, &snapshot, &body, who)?;
-            let (text, id) = record(app, &snapshot, decided).await?;
-            if let Some(id) = id {
-                app.requests().complete(key, app.now_ms(), id);
-                reserved.answered = true;
-            }
-            Ok(text)
+            // A task of its own: a caller that hangs up now and asks again gets this decision, not another.
+            let app = app.clone();
+            let recording = tokio::spawn(async move {
+                let (text, id) = record(&app, &snapshot, decided).await?;
+                match id {
+                    Some(id) => reserved.complete(id),
+                    None => drop(reserved),
+                }
+                Ok(text)
+            });
+            recording.await.map_err(ApiError::internal)?
         }
     }
 }
 
-/// A reserved request id: released unless it was answered, also when the caller hangs up.
-struct Reserved<'a> {
-    app: &'a App,
+/// A reserved request id: released unless it was answered.
+struct Reserved {
+    app: Arc<App>,
     key: u64,
     answered: bool,
 }
 
-impl Drop for Reserved<'_> {
+impl Reserved {
+    fn complete(mut self, id: DecisionId) {
+        self.app.requests().complete(self.key, self.app.now_ms(), id);
+        self.answered = true;
+    }
+}
+
+impl Drop for Reserved {
     fn drop(&mut self) {
         if !self.answered {
             self.app.requests().release(self.key);

@@ -9,7 +9,7 @@ use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, serv
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
 use tower::ServiceExt;
 
@@ -24,6 +24,8 @@ use crate::{
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Body = axum::body::Body;
+/// A connection and its place among those that may be open.
+type Accepted = (TcpStream, OwnedSemaphorePermit);
 
 /// A server that runs until it is stopped.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ pub async fn serve(app: Arc<App>) -> Result<Running, StartError> {
     let mut workers = Vec::new();
     let mut queues = Vec::new();
     for i in 0..count {
-        let (queue, connections) = mpsc::channel(64);
+        let (queue, connections) = mpsc::channel::<Accepted>(64);
         queues.push(queue);
         let (app, stopped) = (app.clone(), stopped.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -62,7 +64,8 @@ pub async fn serve(app: Arc<App>) -> Result<Running, StartError> {
         let thread = thread::Builder::new().name(format!("pawl-http-{i}")).spawn(work);
         workers.push(thread.map_err(StartError::Start)?);
     }
-    tokio::spawn(accept(listener, queues, stopped));
+    let room = Arc::new(Semaphore::new(config.limits.connections));
+    tokio::spawn(accept(listener, queues, room, stopped));
     Ok(Running { address, app, stop, workers })
 }
 
@@ -105,11 +108,18 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
 /// Hands connections to the workers in turn.
 async fn accept(
     listener: TcpListener,
-    queues: Vec<mpsc::Sender<TcpStream>>,
+    queues: Vec<mpsc::Sender<Accepted>>,
+    room: Arc<Semaphore>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut next = 0;
     loop {
+        // Beyond the limit, connections wait in the system's queue.
+        let place = tokio::select! {
+            place = room.clone().acquire_owned() => place,
+            () = told(&mut stopped) => return,
+        };
+        let Ok(place) = place else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = told(&mut stopped) => return,
@@ -118,7 +128,7 @@ async fn accept(
             Ok((stream, _)) => {
                 let _nagle = stream.set_nodelay(true);
                 next = (next + 1) % queues.len();
-                if queues[next].send(stream).await.is_err() {
+                if queues[next].send((stream, place)).await.is_err() {
                     return;
                 }
             }
@@ -134,7 +144,7 @@ async fn accept(
 /// Serves connections until told to stop, then drains them.
 async fn worker(
     app: Arc<App>,
-    mut connections: mpsc::Receiver<TcpStream>,
+    mut connections: mpsc::Receiver<Accepted>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let router = router(app.clone());
@@ -145,11 +155,12 @@ async fn worker(
             () = told(&mut stopped) => None,
             Some(_) = open.join_next() => continue,
         };
-        let Some(stream) = stream else { break };
+        let Some((stream, place)) = stream else { break };
         // The stream was registered with the accepting runtime: register it with this one.
         let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else { continue };
         let (app, router, mut stopped) = (app.clone(), router.clone(), stopped.clone());
         open.spawn(async move {
+            let _place = place;
             let service = service_fn(|request| answer(&app, &router, request));
             let mut builder = http1::Builder::new();
             builder

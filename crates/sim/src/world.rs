@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, LearnerId, ModelSpec, Position, Sha256,
-    event::{Caller, Change, ChangeKind, Decided, Feedback, Outcome, Target},
+    event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
 };
 use pawl_driver::{Fold, RecoverError, Recovered};
-use pawl_engine::Limits;
 use pawl_model::{Request, context::Context, snapshot::Workspace};
 use pawl_stats::rng::Stream;
 use pawl_store::{Disk, LogError, checkpoints, log::Config};
@@ -86,7 +85,7 @@ pub struct World<D: Disk> {
 }
 
 fn recover(disk: &Arc<dyn Disk>, now_ms: u64) -> Result<Recovered, RecoverError> {
-    Fold::recover(disk, CONFIG, Limits { open_max: 40, ..Limits::default() }, false, now_ms)
+    Fold::recover(disk, CONFIG, JoinLimits { open_max: 40, ..JoinLimits::default() }, false, now_ms)
 }
 
 impl<D: Disk> World<D> {

@@ -9,7 +9,6 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use pawl_domain::{Position, Sha256};
 use pawl_driver::Fold;
-use pawl_engine::Limits;
 use pawl_store::{Disk, RealDisk, checkpoints};
 use serde_json::json;
 
@@ -60,7 +59,7 @@ fn replay(data: &Path, at: Option<Position>, json: bool) -> Result<()> {
         bail!("`{}` is not a directory", data.display());
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(data)?);
-    let (mut fold, from) = Fold::replay(&disk, Limits::default())?;
+    let (mut fold, from) = Fold::replay(&disk)?;
     let end = at.map_or(u64::MAX, |p| p.offset);
     let mut compared = Vec::new();
     let marks: Vec<u64> = checkpoints::positions(disk.as_ref())?

@@ -12,7 +12,6 @@ use std::{
 
 use pawl_domain::{DecisionId, Event, Position, event::Target};
 use pawl_driver::Fold;
-use pawl_engine::Limits;
 use pawl_store::{Disk, RealDisk};
 use serde_json::{Value, json};
 
@@ -80,7 +79,7 @@ fn watch(server: &Server, promises: &Mutex<Promises>, done: &AtomicBool) {
 /// Folds the log of a dead server from its first record and checks every promise.
 fn check(data: &Path, promises: &Promises) {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(data).unwrap());
-    let (mut fold, from) = Fold::replay(&disk, Limits::default()).unwrap();
+    let (mut fold, from) = Fold::replay(&disk).unwrap();
     assert_eq!(from, 0);
     let log = fold.log().clone();
     let (mut decisions, mut feedback) = (BTreeSet::new(), BTreeSet::new());

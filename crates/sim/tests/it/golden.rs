@@ -7,7 +7,6 @@ use std::{
 };
 
 use pawl_driver::Fold;
-use pawl_engine::Limits;
 use pawl_sim::World;
 use pawl_store::{Disk, MemoryDisk, checkpoints};
 
@@ -56,10 +55,6 @@ fn write_golden() {
         .unwrap();
 }
 
-fn limits() -> Limits {
-    Limits { open_max: 40, ..Limits::default() }
-}
-
 #[test]
 fn the_golden_log_folds_to_its_digest_with_cpu_features_masked_and_not() {
     if std::env::var_os("PAWL_WRITE_GOLDEN").is_some() {
@@ -68,7 +63,7 @@ fn the_golden_log_folds_to_its_digest_with_cpu_features_masked_and_not() {
     for masked in [false, true] {
         pawl_stats::cpu::mask(masked);
         let (disk, digest) = golden(false);
-        let (mut fold, from) = Fold::replay(&disk, limits()).unwrap();
+        let (mut fold, from) = Fold::replay(&disk).unwrap();
         assert_eq!(from, 0);
         assert!(fold.catch_up().unwrap() > 300);
         assert_eq!(fold.engine().state_sha256().to_string(), digest, "masked: {masked}");
@@ -81,8 +76,8 @@ fn the_golden_checkpoint_is_a_point_on_the_way() {
     let (disk, digest) = golden(true);
     let position = checkpoints::positions(disk.as_ref()).unwrap()[0];
     let mut fold = {
-        let (replayed, _) = Fold::replay(&disk, limits()).unwrap();
-        Fold::at(disk.as_ref(), replayed.log(), limits(), position).unwrap()
+        let (replayed, _) = Fold::replay(&disk).unwrap();
+        Fold::at(disk.as_ref(), replayed.log(), position).unwrap()
     };
     assert_eq!(fold.position(), position);
     fold.catch_up().unwrap();

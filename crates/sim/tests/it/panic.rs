@@ -39,9 +39,7 @@ fn a_panic_quarantines_one_learner() {
     }
     let mut fold = {
         let disk: Arc<dyn pawl_store::Disk> = disk;
-        pawl_driver::Fold::replay(&disk, pawl_engine::Limits { open_max: 40, ..Default::default() })
-            .unwrap()
-            .0
+        pawl_driver::Fold::replay(&disk).unwrap().0
     };
     fold.engine_mut().fail_at("text".parse().unwrap(), 8);
     fold.catch_up().unwrap();

@@ -14,10 +14,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use pawl_domain::{
     CheckedSpec, Event, LearnerId, ModelSpec, Position,
-    event::{Caller, Change, ChangeKind, Decided, Feedback, Outcome, Target},
+    event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
 };
 use pawl_driver::{Clock, Fold, Live, Retention, Settings};
-use pawl_engine::Limits;
 use pawl_model::{Request, context::Context, snapshot::Workspace};
 use pawl_stats::rng::mix;
 use pawl_store::{
@@ -125,7 +124,7 @@ fn enrolled(spec: &CheckedSpec) -> Event {
 pub fn workload(data: &Path, decisions: u64) -> Result<()> {
     let spec = ModelSpec::from_json(&spec("router")).map_err(|e| anyhow!(e))?.check()?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(data)?);
-    let mut fold = Fold::recover(&disk, Config::default(), Limits::default(), false, 0)?.fold;
+    let mut fold = Fold::recover(&disk, Config::default(), JoinLimits::default(), false, 0)?.fold;
     let log = fold.log().clone();
     log.append_event(&enrolled(&spec))?;
     fold.catch_up()?;

@@ -8,7 +8,7 @@ use pawl_domain::{
     event::{Caller, Change, ChangeKind, Decided, Feedback, Outcome, Target},
 };
 use pawl_driver::Fold;
-use pawl_engine::{Engine, Limits};
+use pawl_engine::Engine;
 use pawl_model::{Request, context::Context, snapshot::Workspace};
 use pawl_stats::rng::{Stream, mix};
 use pawl_store::{
@@ -59,7 +59,7 @@ pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64))
     let (log, _) = Log::open(disk, Config { segment_bytes: 4 << 20, read_only: false }, 0, false)?;
     let log = Arc::new(log);
     log.append_event(&enrolled(spec))?;
-    let mut fold = Fold::new(log.clone(), Engine::new(Limits::default()));
+    let mut fold = Fold::new(log.clone(), Engine::new());
     let order = order(table.rows.len(), seed);
     let metrics = spec.metrics();
     let mut pass =
