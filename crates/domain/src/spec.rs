@@ -13,7 +13,7 @@ use crate::{
     id::{ActionName, ModelName, Sha256},
     suggest,
 };
-pub use check::{SpecError, SpecErrors};
+pub use check::{METRICS_MAX, SpecError, SpecErrors};
 pub use feature::{Encoding, FeatureSpec, FeatureType, LogMode, Scale};
 pub use learner::{
     Algorithm, BatchSpec, Covariance, HalfLife, LearnerSpec, Likelihood, Parameters, Policy,

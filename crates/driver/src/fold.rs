@@ -106,11 +106,8 @@ impl Fold {
         let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
         let log = Arc::new(log);
         let head = log.head();
-        let fresh = head == 0;
         log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms, limits })?;
-        if fresh || engine.state().fold_version < FOLD_VERSION {
-            log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
-        }
+        log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
         log.sync()?;
         Ok(Recovered { fold: Self::new(log, engine), checkpoint, head, recovery })
     }
@@ -132,6 +129,7 @@ impl Fold {
             if position >= log.first()
                 && let Some(bytes) = checkpoints::read(disk.as_ref(), position)?
                 && let Ok(state) = State::from_bytes(&bytes)
+                && state.trimmed >= log.first()
             {
                 return Ok((Self::new(log, Engine::from_state(state)), position));
             }
@@ -146,7 +144,7 @@ impl Fold {
     /// If the log no longer holds what is needed, or `position` is not the place of a record.
     pub fn at(disk: &dyn Disk, log: &Arc<Log>, position: u64) -> Result<Self, RecoverError> {
         let (engine, checkpoint) = newest(disk, position)?;
-        if checkpoint < log.first() {
+        if engine.state().trimmed < log.first() {
             return Err(LogError::Absent(checkpoint).into());
         }
         let mut fold = Self::new(log.clone(), engine);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
@@ -75,6 +75,7 @@ pub struct Live {
     position: Arc<AtomicU64>,
     asleep: Arc<AtomicBool>,
     stopped: Arc<std::sync::OnceLock<Stopped>>,
+    checkpoint_error: Arc<Mutex<Option<String>>>,
     commands: mpsc::Sender<Command>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -88,6 +89,7 @@ struct Worker {
     position: Arc<AtomicU64>,
     asleep: Arc<AtomicBool>,
     stopped: Arc<std::sync::OnceLock<Stopped>>,
+    checkpoint_error: Arc<Mutex<Option<String>>>,
     commands: mpsc::Receiver<Command>,
     /// When and where the last checkpoint was begun.
     checkpointed: (Instant, u64),
@@ -116,6 +118,7 @@ impl Live {
         let position = Arc::new(AtomicU64::new(fold.position()));
         let asleep = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(std::sync::OnceLock::new());
+        let checkpoint_error = Arc::new(Mutex::new(None));
         let mut worker = Worker {
             checkpointed: (Instant::now(), fold.position()),
             fold,
@@ -126,6 +129,7 @@ impl Live {
             position: position.clone(),
             asleep: asleep.clone(),
             stopped: stopped.clone(),
+            checkpoint_error: checkpoint_error.clone(),
             commands: received,
             writing: None,
             pace: 1e-9,
@@ -133,9 +137,15 @@ impl Live {
             unpublished: BTreeMap::new(),
         };
         worker.publish();
-        let thread =
-            thread::Builder::new().name("pawl-fold".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { log, published, position, asleep, stopped, commands, thread: Some(thread) })
+        let panicked = stopped.clone();
+        let run = move || {
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+            if ran.is_err() {
+                let _first = panicked.set(Stopped("the fold panicked".to_owned()));
+            }
+        };
+        let thread = Some(thread::Builder::new().name("pawl-fold".to_owned()).spawn(run)?);
+        Ok(Self { log, published, position, asleep, stopped, checkpoint_error, commands, thread })
     }
 
     /// The snapshots that answer.
@@ -144,7 +154,7 @@ impl Live {
         &self.published
     }
 
-    /// The offset up to which everything is folded.
+    /// The offset up to which everything is folded and published.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Acquire)
@@ -160,6 +170,12 @@ impl Live {
     #[must_use]
     pub fn stopped(&self) -> Option<&Stopped> {
         self.stopped.get()
+    }
+
+    /// Why the last checkpoint could not be written, if it could not.
+    #[must_use]
+    pub fn checkpoint_error(&self) -> Option<String> {
+        self.checkpoint_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says that something was appended.
@@ -251,9 +267,7 @@ impl Worker {
             }
         }
         let caught_up = self.stopped.get().is_none() && self.fold.catch_up().is_ok();
-        if let Some(writing) = self.writing.take() {
-            let _result = writing.join();
-        }
+        self.end_writing();
         // After a failure the state may be half an event ahead: the last good checkpoint stands.
         if caught_up && self.fold.position() != self.checkpointed.1 {
             let state = self.fold.engine().state();
@@ -272,7 +286,6 @@ impl Worker {
             self.fold.step()?;
             applied += 1;
         }
-        self.position.store(self.fold.position(), Ordering::Release);
         if applied > 0 {
             let bytes = (self.fold.position() - from).max(1) as f64;
             self.pace += 0.05 * (begun.elapsed().as_secs_f64() / bytes - self.pace);
@@ -295,6 +308,10 @@ impl Worker {
             let enrolled = engine.state().models.get(name).and_then(Model::production);
             let Some(enrolled) = enrolled else { return false };
             let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
+            // A position promises that everything before it is learned: not while a batch gathers.
+            if before.is_some() && enrolled.batch_due_ms().is_some() {
+                return true;
+            }
             if let (Some(batch), Some(before)) = (enrolled.spec().policy().batch, before) {
                 let news = enrolled.examples().saturating_sub(before.examples);
                 let waited = since.elapsed() >= Duration::from_millis(batch.after.ms());
@@ -305,6 +322,7 @@ impl Worker {
             published.put(name, enrolled.snapshot(engine.state().position));
             false
         });
+        self.position.store(self.fold.position(), Ordering::Release);
         self.last_published = Instant::now();
     }
 
@@ -356,6 +374,12 @@ impl Worker {
                 let _unheard = reply.send(found.map(|m| (m, state.position)));
             }
             Command::Checkpoint(reply) => {
+                if let Some(stopped) = self.stopped.get() {
+                    // The state may be half an event ahead.
+                    let _unheard = reply.send(Err(stopped.to_string()));
+                    return;
+                }
+                self.end_writing();
                 let state = self.fold.engine().state();
                 let written = write_checkpoint(self.disk.as_ref(), self.fold.log(), state);
                 self.checkpointed = (Instant::now(), self.fold.position());
@@ -365,11 +389,21 @@ impl Worker {
         }
     }
 
+    /// Waits for the checkpoint that is being written. One that failed is tried again at the next interval: learning
+    /// and serving need none.
+    fn end_writing(&mut self) {
+        let Some(writing) = self.writing.take() else { return };
+        let failed = match writing.join() {
+            Ok(result) => result.err(),
+            Err(_) => Some("the writer panicked".to_owned()),
+        };
+        let mut last = self.checkpoint_error.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = failed;
+    }
+
     fn checkpoint_if_due(&mut self) {
-        if let Some(writing) = self.writing.take_if(|w| w.is_finished())
-            && let Ok(Err(why)) = writing.join()
-        {
-            let _first = self.stopped.set(Stopped(why));
+        if self.writing.as_ref().is_some_and(thread::JoinHandle::is_finished) {
+            self.end_writing();
         }
         let (when, position) = self.checkpointed;
         let tail = (self.fold.position() - position) as f64 * self.pace;
@@ -394,7 +428,8 @@ impl Worker {
     }
 }
 
-/// Trims what retention does not keep: whole segments, never at or above the checkpoint just written.
+/// Trims what retention does not keep, whole segments at a time and in two steps: first the log says what is to go;
+/// once a checkpoint knows that, nothing that is folded again asks for it, and it goes.
 fn trim(
     disk: &dyn Disk,
     log: &Arc<Log>,
@@ -402,15 +437,37 @@ fn trim(
     retention: Retention,
     now_ms: u64,
 ) -> Result<(), RecoverError> {
+    if state.trimmed > log.first() {
+        for position in checkpoints::positions(disk)? {
+            let known = checkpoints::read(disk, position)?.map(|bytes| State::from_bytes(&bytes));
+            let knows = matches!(known, Some(Ok(older)) if older.trimmed >= state.trimmed);
+            if !knows && position < state.position {
+                disk.remove(&checkpoints::path(position))?;
+            }
+        }
+        log.trim(state.trimmed)?;
+    }
+    let before = trim_before(log, state, retention, now_ms)?;
+    if before > state.trimmed.max(log.first()) {
+        log.append_event(&Event::Trimmed { before })?;
+    }
+    Ok(())
+}
+
+/// The segment boundary below which retention keeps nothing, never above the checkpoint just written.
+fn trim_before(
+    log: &Arc<Log>,
+    state: &State,
+    retention: Retention,
+    now_ms: u64,
+) -> Result<u64, RecoverError> {
     let by_size = log.head().saturating_sub(retention.log_bytes_max);
     let mut before = log.boundary(by_size.min(state.position));
     // By age: a segment goes when the first decision of the next one is too old.
-    loop {
-        let next = log.next_boundary(before).filter(|b| *b <= state.position);
-        let Some(next) = next else { break };
+    while let Some(next) = log.next_boundary(before).filter(|b| *b <= state.position) {
         let first = log.reader(next).next_decision(state.position)?;
         let old = first.is_some_and(|e| match e.event {
-            Event::Decided(d) => d.at_ms + retention.record_ms < now_ms,
+            Event::Decided(d) => d.at_ms.saturating_add(retention.record_ms) < now_ms,
             _ => false,
         });
         if !old {
@@ -418,14 +475,5 @@ fn trim(
         }
         before = next;
     }
-    if before <= log.first() {
-        return Ok(());
-    }
-    log.append_event(&Event::Trimmed { before })?;
-    log.sync()?;
-    log.trim(before)?;
-    for position in checkpoints::positions(disk)?.into_iter().filter(|p| *p < before) {
-        disk.remove(&checkpoints::path(position))?;
-    }
-    Ok(())
+    Ok(before)
 }

@@ -45,14 +45,13 @@ impl Syncer {
         let run = move || {
             while !stopped.load(Ordering::Acquire) {
                 // Asking again while a sync runs leaves one token in the channel: it is served by the next.
-                if matches!(
-                    woken.recv_timeout(BACKGROUND),
-                    Err(mpsc::RecvTimeoutError::Disconnected)
-                ) {
+                let token = woken.recv_timeout(BACKGROUND);
+                if matches!(token, Err(mpsc::RecvTimeoutError::Disconnected)) {
                     break;
                 }
                 is_asked.store(false, Ordering::Release);
-                if log.synced() < log.head() {
+                // Whoever asked is told even where somebody else's sync came first.
+                if token.is_ok() || log.synced() < log.head() {
                     done(log.sync().map_err(|e| SyncError(e.to_string())));
                 }
             }

@@ -98,7 +98,9 @@ impl Enrolled {
     ) -> Self {
         let views = Arc::new(Views::of(&spec));
         let fresh = || Learner::new(&spec, &views);
-        let learner = old.map_or_else(fresh, |old| {
+        // What quarantined a learner may stand in its good copy too: its successor starts anew.
+        let sound = old.filter(|old| old.status == Status::Learning);
+        let learner = sound.map_or_else(fresh, |old| {
             old.flush();
             let inherited = catch_unwind(AssertUnwindSafe(|| old.learner.inherit(&spec, &views)));
             inherited.ok().and_then(Result::ok).unwrap_or_else(fresh)
@@ -149,16 +151,30 @@ impl Enrolled {
         self.learner.snapshot(&self.spec, &self.views, self.version.clone(), self.id, position)
     }
 
+    /// Whether a decision alone changes what its snapshot says.
+    pub(crate) fn counts_decisions(&self) -> bool {
+        let policy = self.spec.policy();
+        policy.half_life.is_some() || policy.epsilon[1] < 1.0
+    }
+
     pub(crate) fn decided(&mut self, at_ms: u64) {
         self.learner.decided(at_ms);
     }
 
-    pub(crate) fn batch_due_ms(&self) -> Option<u64> {
+    /// When the batch that gathers is to be applied; `None` if there is none, or it never will be.
+    #[must_use]
+    pub fn batch_due_ms(&self) -> Option<u64> {
+        if self.status != Status::Learning {
+            return None;
+        }
         self.learner.batch_due_ms(self.spec.policy())
     }
 
     /// Applies the pending batch.
     pub(crate) fn flush(&mut self) {
+        if self.status != Status::Learning {
+            return;
+        }
         let (spec, views) = (self.spec.clone(), self.views.clone());
         self.guarded(|learner| {
             let encode = |e: &Example| match Context::read_logged(&spec, &e.context) {

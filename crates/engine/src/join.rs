@@ -15,7 +15,11 @@ use pawl_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{At, Engine, Halt, History, Recorded, enrolled::Lesson, state::Model};
+use crate::{
+    At, Engine, Halt, History, Recorded,
+    enrolled::{Enrolled, Lesson},
+    state::Model,
+};
 
 /// Reads on in the log at the distance of one deadline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,7 +88,12 @@ impl Join {
         let slowest = self.cursors.values().min_by_key(|c| c.ordinal).cloned();
         let start =
             slowest.unwrap_or(Cursor { offset: head, ordinal: self.bits.end(), due_ms: None });
+        let before = self.cursors.len();
         self.cursors.retain(|d, _| deadlines.contains(d));
+        if self.cursors.len() < before {
+            // Decisions that the removed one had still to close are met again by the others: what is closed stays so.
+            self.cursors.clear();
+        }
         for &deadline in deadlines {
             let mut cursor = start.clone();
             // Due at once if anything stands there: it then reads what really is due.
@@ -173,6 +182,10 @@ impl Engine {
         if let Some(model) = self.state.models.get_mut(&decided.model) {
             model.tally.decisions += 1;
             model.learners_mut().for_each(|e| e.decided(decided.at_ms));
+            // Forgetting and ε count decisions: the next ones must see how many there were.
+            if model.production().is_some_and(Enrolled::counts_decisions) {
+                self.dirty.insert(decided.model.clone());
+            }
         }
         let mut held = Vec::new();
         if let Some(id) = &decided.caller.request_id {

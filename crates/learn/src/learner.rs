@@ -195,7 +195,8 @@ impl Learner {
         self.examples = old.examples;
         self.decisions = old.decisions;
         self.time_ms = old.time_ms;
-        self.decayed = old.decayed;
+        // What waited was applied before: everything is decayed up to now, whether the old one forgot or not.
+        self.decayed = (old.decisions, old.time_ms);
     }
 
     /// The immutable view of what it knows.

@@ -46,7 +46,7 @@ pub struct Linear {
     pub lambda: f64,
 }
 
-/// The ridge made the matrix singular: some value was not finite.
+/// No ridge makes the matrix definite: some value is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Degenerate;
 
@@ -118,9 +118,22 @@ impl Linear {
         let Some(statistics) = &self.statistics else { return Ok(()) };
         let d = statistics.b.len();
         let posterior = Arc::make_mut(&mut self.posterior);
-        posterior.covariance.copy_from_slice(&statistics.a);
-        posterior.covariance.iter_mut().step_by(d + 1).for_each(|c| *c += self.lambda);
-        dense::invert(&mut posterior.covariance, d).map_err(|_| Degenerate)?;
+        // Collinear slots of a large scale may leave rounding larger than λ: the ridge then follows the scale.
+        let largest = statistics.a.iter().step_by(d + 1).fold(0.0_f64, |m, v| m.max(*v));
+        let mut ridge = self.lambda;
+        let mut tries = 0;
+        loop {
+            posterior.covariance.copy_from_slice(&statistics.a);
+            posterior.covariance.iter_mut().step_by(d + 1).for_each(|c| *c += ridge);
+            if dense::invert(&mut posterior.covariance, d).is_ok() {
+                break;
+            }
+            tries += 1;
+            if tries > 5 || !largest.is_finite() {
+                return Err(Degenerate);
+            }
+            ridge = (ridge * 100.0).max(largest * 1e-12);
+        }
         dense::multiply(&posterior.covariance, &statistics.b, &mut posterior.u);
         dense::multiply(&posterior.covariance, &statistics.s, &mut posterior.v);
         self.since_rebuild = 0;

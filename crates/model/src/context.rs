@@ -9,8 +9,16 @@ use serde_json::value::RawValue;
 
 use crate::encode;
 
-/// The member under which a logged context holds the slots of a feature with `log = "encoded"`.
+/// The members under which a logged context holds the slots of a feature with `log = "encoded"`, and a hash of the
+/// encoding that made them: another version may mean something else by the same slot.
 const SLOTS: &str = "pawl:slots";
+const ENCODING: &str = "pawl:encoding";
+/// Larger numbers are taken for mistakes: their squares would drown everything else.
+const LARGEST: f64 = 1e15;
+
+fn encoding_hash(encoding: &Encoding) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(format!("{encoding:?}").as_bytes())
+}
 
 /// The value of one feature.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -137,7 +145,7 @@ fn interpret<'a>(encoding: &Encoding, text: &'a str, may_hold_slots: bool) -> Va
         Some(b'[') => serde_json::from_str(text).map_or(Value::Unknown, Value::Vector),
         Some(b'{') if may_hold_slots => slots(encoding, text),
         Some(b'-' | b'0'..=b'9') => match text.parse::<f64>() {
-            Ok(number) if number.is_finite() => Value::Number(number),
+            Ok(number) if number.abs() <= LARGEST => Value::Number(number),
             _ => Value::Unknown,
         },
         _ => Value::Unknown,
@@ -151,7 +159,11 @@ fn interpret<'a>(encoding: &Encoding, text: &'a str, may_hold_slots: bool) -> Va
         (Value::Number(_) | Value::Boolean(_), FeatureType::Category) => {
             Value::Text(Cow::Borrowed(text))
         }
-        (Value::Vector(v), FeatureType::Vector) if v.len() == encoding.slots() => value,
+        (Value::Vector(v), FeatureType::Vector)
+            if v.len() == encoding.slots() && v.iter().all(|x| x.abs() <= LARGEST) =>
+        {
+            value
+        }
         _ => Value::Unknown,
     }
 }
@@ -161,11 +173,11 @@ fn slots<'a>(encoding: &Encoding, text: &str) -> Value<'a> {
     struct Logged {
         #[serde(rename = "pawl:slots")]
         slots: Vec<(u32, f64)>,
+        #[serde(rename = "pawl:encoding")]
+        encoding: u64,
     }
     match serde_json::from_str::<Logged>(text) {
-        Ok(logged) if logged.slots.iter().all(|(i, _)| (*i as usize) < encoding.slots()) => {
-            Value::Slots(logged.slots)
-        }
+        Ok(logged) if logged.encoding == encoding_hash(encoding) => Value::Slots(logged.slots),
         _ => Value::Unknown,
     }
 }
@@ -224,7 +236,8 @@ impl<'a> Context<'a> {
                 (LogMode::Encoded, value) => {
                     let slots = encode::slots_of(&feature.encoding, value);
                     let slots = serde_json::to_string(&slots).unwrap_or_default();
-                    out.push_str(&format!("{{\"{SLOTS}\":{slots}}}"));
+                    let made_by = encoding_hash(&feature.encoding);
+                    out.push_str(&format!("{{\"{SLOTS}\":{slots},\"{ENCODING}\":{made_by}}}"));
                 }
                 _ => out.push_str(raw),
             }

@@ -50,6 +50,11 @@ pub fn probabilities(
         }
         (_, Evidence::Marginals(marginals)) => p.copy_from_slice(&argmax::general(marginals)),
     }
+    if p.iter().any(|p| !p.is_finite()) {
+        // Estimates that are not finite say nothing: the first, which is the incumbent where there is one.
+        p.fill(0.0);
+        p[0] = 1.0;
+    }
     if policy.floor > 0.0 {
         // Fewer are eligible than the floor was checked for only if K·f ≤ 1 still holds.
         p.iter_mut().for_each(|p| *p = (1.0 - k * policy.floor) * *p + policy.floor);

@@ -214,6 +214,12 @@ impl Snapshot {
                 choice.eligible.push(i);
             }
         }
+        // Where scores are equal the first is taken: that is the incumbent, while evidence is short.
+        if let Some(incumbent) = self.spec.incumbent()
+            && let Some(at) = choice.eligible.iter().position(|a| usize::from(*a) == incumbent)
+        {
+            choice.eligible[..=at].rotate_right(1);
+        }
         choice
     }
 

@@ -45,6 +45,17 @@ pub enum StartError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The registry lacks changes that the log has.
+    #[error(
+        "the registry has {seq} changes, the log knows of {known}: `registry.sqlite` was lost or replaced; restore it, \
+         with its -wal file, from a copy"
+    )]
+    RegistryBehind {
+        /// In the log.
+        known: u64,
+        /// In the registry.
+        seq: u64,
+    },
     /// The address.
     #[error("cannot listen on `{address}`: {why}")]
     Listen {
@@ -120,6 +131,11 @@ impl App {
         let Recovered { mut fold, recovery, .. } =
             Fold::recover(&disk, log_config, limits, accept_loss, now_ms)?;
         fold.catch_up()?;
+        let (incarnation, seq) = registry.head().await?;
+        let known = fold.engine().state().registry;
+        if known > (incarnation, seq) {
+            return Err(StartError::RegistryBehind { known: known.1, seq });
+        }
         let relayed = relay(&registry, fold.log(), fold.engine().state().registry.1).await?;
         fold.catch_up()?;
         let clock: Arc<dyn Clock> = Arc::new(SlewedClock::new(fold.engine().state().now_ms));
@@ -301,8 +317,6 @@ impl App {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // The position is told before the snapshot is swapped: one more turn of the fold.
-        tokio::time::sleep(Duration::from_millis(3)).await;
         Ok(())
     }
 

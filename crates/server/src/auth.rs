@@ -75,6 +75,15 @@ impl Keys {
         self.table.load().values().any(|k| k.valid(now_ms))
     }
 
+    /// Whether without the key `name` nobody could make another.
+    #[must_use]
+    pub fn is_last_admin(&self, name: &str, now_ms: u64) -> bool {
+        let table = self.table.load();
+        let rules = |k: &Key| k.valid(now_ms) && k.allows(Scope::Admin, None);
+        let named = table.values().any(|k| k.new.name == name && rules(k));
+        named && !table.values().any(|k| k.new.name != name && rules(k))
+    }
+
     /// Whether any key was ever made.
     #[must_use]
     pub fn none_ever(&self) -> bool {
@@ -93,8 +102,11 @@ impl Keys {
         let missing =
             || ApiError::new(Code::Unauthenticated, "no key was sent in `Authorization: Bearer`");
         let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
-        let secret =
-            value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).ok_or_else(missing)?;
+        let (scheme, secret) =
+            value.to_str().ok().and_then(|v| v.split_once(' ')).ok_or_else(missing)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(missing());
+        }
         // The digest is the lookup: comparing it tells nothing about the secret.
         match table.get(&Sha256::of(secret.trim().as_bytes())) {
             Some(key) if key.valid(now_ms) => Ok(Caller::Key(key.clone())),

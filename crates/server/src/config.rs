@@ -158,6 +158,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("limits.body_bytes", "largest request body; 413 beyond"),
     ("limits.batch", "most items of a batch; 422 beyond"),
     ("limits.in_flight", "most requests at once; 429 beyond"),
+    ("limits.connections", "most open connections; more wait to be accepted"),
     (
         "limits.lag_bytes",
         "feedback gets 503 while more than this of the log waits to be folded; decisions go on",
@@ -248,7 +249,7 @@ mod tests {
     fn the_explanation_is_a_configuration_with_every_key() {
         let text = Config::explain();
         assert_eq!(Config::from_toml(&text), Ok(Config::default()));
-        let value: toml::Value = toml::from_str(&text).unwrap();
+        let value = toml::Value::try_from(Config::default()).unwrap();
         let mut keys = Vec::new();
         for (name, value) in value.as_table().unwrap() {
             match value.as_table() {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, cell::RefCell, sync::Arc, time::Instant};
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{HeaderMap, Response, http::request::Parts};
+use hyper::{HeaderMap, Response};
 use pawl_domain::{
     DecisionId, Event, ModelName, Position,
     event::{self, Decided, Outcome},
@@ -22,6 +22,7 @@ use crate::{
     append::append,
     auth::Caller,
     config::{Durability, OnLogFailure},
+    decisions::spec_of,
     error::{ApiError, ApiResult, Code},
     http::{json, read_body},
     requests::Known,
@@ -299,7 +300,7 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
             let detail = "a request with this `request_id` is being answered";
             Err(ApiError::new(Code::RequestInProgress, detail))
         }
-        Known::Answered(id) => repeated(app, &snapshot, id, &who),
+        Known::Answered(id) => repeated(app, id, &who).await,
         Known::New => {
             let reserved = Reserved { app: app.clone(), key, answered: false };
             let decided = choose(app, &snapshot, &body, who)?;
@@ -341,12 +342,7 @@ impl Drop for Reserved {
 }
 
 /// The decision that this request id was answered with, read from the log.
-fn repeated(
-    app: &App,
-    snapshot: &Snapshot,
-    id: DecisionId,
-    who: &event::Caller,
-) -> ApiResult<String> {
+async fn repeated(app: &App, id: DecisionId, who: &event::Caller) -> ApiResult<String> {
     let entry = app.log().read(id.position.offset).map_err(ApiError::internal)?;
     let Event::Decided(decided) = entry.event else {
         return Err(ApiError::internal("a remembered request id points to no decision"));
@@ -355,7 +351,8 @@ fn repeated(
         let detail = "`request_id` was used for another request; use a new one";
         return Err(ApiError::new(Code::RequestIdReused, detail));
     }
-    Ok(reply(&snapshot.spec, &decided, Some(id), "ok", None))
+    let spec = spec_of(app, &decided).await?;
+    Ok(reply(&spec, &decided, Some(id), "ok", None))
 }
 
 /// Puts a decision into the log and gives its reply and id.
@@ -388,11 +385,10 @@ async fn record(
 pub(crate) async fn decide(
     app: &Arc<App>,
     model: &str,
-    parts: &Parts,
+    caller: &Caller,
     body: &Bytes,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let caller = app.keys().caller(&parts.headers, app.now_ms())?;
-    Ok(json(200, answer(app, model, &caller, utf8(body)?).await?))
+    Ok(json(200, answer(app, model, caller, utf8(body)?).await?))
 }
 
 /// The body of a batch.

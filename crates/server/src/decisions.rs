@@ -49,7 +49,8 @@ pub(crate) async fn load(
     Ok((id, entry, decided, spec))
 }
 
-async fn spec_of(app: &App, decided: &Decided) -> ApiResult<CheckedSpec> {
+/// The spec of the version that made a decision.
+pub(crate) async fn spec_of(app: &App, decided: &Decided) -> ApiResult<CheckedSpec> {
     let versions = app.registry().versions(&decided.model).await.map_err(ApiError::internal)?;
     let row = versions.into_iter().find(|v| v.version == decided.version);
     let row =
@@ -218,6 +219,7 @@ pub(crate) async fn list(
             position.offset.max(app.log().first())
         }
     };
+    let given = query.cursor.is_some();
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
     let log = app.log().clone();
     let listed = tokio::task::spawn_blocking(move || {
@@ -228,8 +230,8 @@ pub(crate) async fn list(
                 break;
             }
             let entry = reader.next_decision(u64::MAX).map_err(|e| match e {
-                LogError::Damaged(_) | LogError::Absent(_) => {
-                    ApiError::field("cursor", "is not where a page ended")
+                LogError::Damaged(_) | LogError::Absent(_) if given => {
+                    ApiError::field("cursor", format!("is not where a page ended, or {e}"))
                 }
                 other => ApiError::internal(other),
             })?;

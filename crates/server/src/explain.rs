@@ -103,7 +103,8 @@ pub(crate) async fn explain(
 ) -> ApiResult<Response<Full<Bytes>>> {
     let _in_flight = app.enter()?;
     let (id, entry, decided, spec) = load(&app, &headers, &id).await?;
-    let _one = app.explaining().acquire().await.map_err(ApiError::internal)?;
+    let busy = |_| ApiError::new(Code::TooManyRequests, "another decision is being explained");
+    let _one = app.explaining().try_acquire().map_err(busy)?;
     let folding = app.clone();
     let work =
         tokio::task::spawn_blocking(move || explanation(&folding, id, entry.next, &decided, &spec));

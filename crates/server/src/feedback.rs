@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Response, http::request::Parts};
+use hyper::Response;
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, Position,
     event::{Feedback, Target},
@@ -85,6 +85,9 @@ pub struct FeedbackReply {
     pub position: String,
 }
 
+/// Larger values of a metric are taken for mistakes.
+const VALUE_MAX: f64 = 1e15;
+
 /// A time in milliseconds since 1970 or RFC 3339.
 pub(crate) fn time(field: &str, raw: Option<&RawValue>) -> ApiResult<Option<u64>> {
     let Some(raw) = raw else { return Ok(None) };
@@ -117,6 +120,13 @@ pub(crate) fn check_metrics<'m>(
                 format!("`{name}` is not a metric of `{}`; {hint}", spec.name()),
             ));
         };
+        if value.abs() > VALUE_MAX {
+            let field = format!("metrics.{name}");
+            return Err(ApiError::field(
+                &field,
+                format!("{value} is larger than {VALUE_MAX:e}; check its unit"),
+            ));
+        }
         if let Some([low, high]) = spec.metrics()[m].bounds
             && !(low..=high).contains(value)
         {
@@ -177,13 +187,29 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Event> {
             format!("`{}` is a policy, which learns from `metrics`", snapshot.spec.name());
         return Err(ApiError::field("label", message));
     }
+    if body.not_used && !body.metrics.is_empty() {
+        let message = "a decision that was not used teaches nothing: leave `metrics` out";
+        return Err(ApiError::field("not_used", message));
+    }
     if body.metrics.is_empty() && !body.not_used {
         return Err(ApiError::field("metrics", "give at least one metric, or `not_used`"));
     }
     check_metrics(&snapshot.spec, body.metrics.iter())?;
     let action_taken = match &body.action_taken {
         None => None,
-        Some(name) => Some(name.parse().map_err(|e| ApiError::field("action_taken", e))?),
+        Some(name) => {
+            let known = snapshot.spec.actions().iter().map(|a| a.name.as_str());
+            if snapshot.spec.action(name).is_none() {
+                let hint = suggest::nearest(name, known).map_or_else(
+                    || "see the model's `actions`".to_owned(),
+                    |n| format!("did you mean `{n}`?"),
+                );
+                let message =
+                    format!("`{name}` is not an action of `{}`; {hint}", snapshot.spec.name());
+                return Err(ApiError::field("action_taken", message));
+            }
+            Some(name.parse().map_err(|e| ApiError::field("action_taken", e))?)
+        }
     };
     Ok(Event::Feedback(Feedback {
         target,
@@ -213,10 +239,9 @@ fn items(text: &str) -> ApiResult<Option<Vec<&RawValue>>> {
 /// The hot route.
 pub(crate) async fn feedback(
     app: &Arc<App>,
-    parts: &Parts,
+    caller: &Caller,
     body: &Bytes,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let caller = app.keys().caller(&parts.headers, app.now_ms())?;
     if let Some(stopped) = app.live().stopped() {
         return Err(ApiError::new(Code::LogUnavailable, stopped.to_string()));
     }
@@ -230,14 +255,14 @@ pub(crate) async fn feedback(
     let mut rejected = Vec::new();
     let mut events = Vec::new();
     match items(text)? {
-        None => events.push(check(app, &caller, text)?),
+        None => events.push(check(app, caller, text)?),
         Some(items) => {
             let (n, most) = (items.len(), app.config().limits.batch);
             if n > most {
                 return Err(ApiError::field("events", format!("has {n} items; at most {most}")));
             }
             for (index, item) in items.into_iter().enumerate() {
-                match check(app, &caller, item.get()) {
+                match check(app, caller, item.get()) {
                     Ok(event) => events.push(event),
                     Err(e) => {
                         rejected.push(serde_json::json!({"index": index, "error": e.member()}))

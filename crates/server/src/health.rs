@@ -34,9 +34,12 @@ pub(crate) async fn readyz(
     let synced = synced
         .await
         .map_or_else(|_| Err("no sync within 2 s".to_owned()), |r| r.map_err(|e| e.detail));
-    let checks: [(&str, Result<(), String>); 5] = [
+    let checks: [(&str, Result<(), String>); 6] = [
         ("registry", app.registry().ping().await.map_err(|e| e.to_string())),
-        ("log", synced),
+        (
+            "log",
+            if app.log().refuses() { Err("the disk refuses records".to_owned()) } else { synced },
+        ),
         ("learning", app.live().stopped().map_or(Ok(()), |s| Err(s.to_string()))),
         (
             "lag",
@@ -46,6 +49,7 @@ pub(crate) async fn readyz(
                 Err(format!("{lag} bytes are not folded"))
             },
         ),
+        ("checkpoint", app.live().checkpoint_error().map_or(Ok(()), Err)),
         (
             "running",
             if app.is_stopping() { Err("the server is stopping".to_owned()) } else { Ok(()) },

@@ -15,6 +15,7 @@ use tower::ServiceExt;
 
 use crate::{
     app::{App, StartError},
+    auth::Caller,
     decide, decisions, elsewhere,
     error::{ApiError, ApiResult, Code},
     explain, feedback, health, models, openapi,
@@ -198,8 +199,15 @@ where
     B::Error: core::fmt::Display,
 {
     let most = app.config().limits.body_bytes;
+    if body.size_hint().lower() > (most + DISCARD_MAX) as u64 {
+        return Err(too_large(most));
+    }
     let late = |_| ApiError::new(Code::BodyTimeout, "the body did not come within 10 seconds");
     tokio::time::timeout(READ_TIMEOUT, collect(body, most)).await.map_err(late)?
+}
+
+fn too_large(most: usize) -> ApiError {
+    ApiError::new(Code::BodyTooLarge, format!("the body has more than {most} bytes"))
 }
 
 async fn collect<B>(body: B, most: usize) -> ApiResult<Bytes>
@@ -227,8 +235,7 @@ where
         }
     }
     if seen > most {
-        let detail = format!("the body has more than {most} bytes");
-        return Err(ApiError::new(Code::BodyTooLarge, detail));
+        return Err(too_large(most));
     }
     Ok(if several.is_empty() { whole } else { several.into() })
 }
@@ -246,13 +253,13 @@ async fn answer(
 ) -> Result<Response<Body>, hyper::Error> {
     let hot = request.method() == Method::POST;
     let response = if hot && let Some(model) = decide_path(request.uri().path()) {
-        let model = model.to_owned();
-        hot_route(app, request, async |parts, body| {
-            decide::decide(app, &model, &parts, &body).await
+        let model = model.replace("%40", "@");
+        hot_route(app, request, async |caller, body| {
+            decide::decide(app, &model, &caller, &body).await
         })
         .await
     } else if hot && request.uri().path() == "/v1/feedback" {
-        hot_route(app, request, async |parts, body| feedback::feedback(app, &parts, &body).await)
+        hot_route(app, request, async |caller, body| feedback::feedback(app, &caller, &body).await)
             .await
     } else {
         let response = router.clone().oneshot(request).await;
@@ -264,13 +271,14 @@ async fn answer(
 async fn hot_route(
     app: &Arc<App>,
     request: Request<Incoming>,
-    work: impl AsyncFnOnce(hyper::http::request::Parts, Bytes) -> ApiResult<Response<Full<Bytes>>>,
+    work: impl AsyncFnOnce(Caller, Bytes) -> ApiResult<Response<Full<Bytes>>>,
 ) -> Response<Full<Bytes>> {
     let done = async {
+        // Who may not ask takes no place from those who may.
+        let caller = app.keys().caller(request.headers(), app.now_ms())?;
         let _in_flight = app.enter()?;
-        let (parts, body) = request.into_parts();
-        let body = read_body(app, body).await?;
-        work(parts, body).await
+        let body = read_body(app, request.into_body()).await?;
+        work(caller, body).await
     };
     done.await.unwrap_or_else(|e: ApiError| {
         app.metrics().problems.inc();

@@ -51,14 +51,11 @@ impl Default for Metrics {
     }
 }
 
-fn results(tally: &Tally) -> [(&'static str, u64); 9] {
+fn results(tally: &Tally) -> [(&'static str, u64); 6] {
     [
         ("learned", tally.learned),
         ("duplicate", tally.duplicate),
         ("late", tally.late),
-        ("orphan", tally.orphan),
-        ("early", tally.early),
-        ("early_dropped", tally.early_dropped),
         ("not_used", tally.not_used),
         ("undeclared", tally.undeclared),
         ("missing", tally.missing),

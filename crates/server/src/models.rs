@@ -30,6 +30,7 @@ fn refused(e: RegistryError) -> ApiError {
         RegistryError::NotFound { what: "model", .. } => Code::ModelNotFound,
         RegistryError::NotFound { .. } => Code::KeyNotFound,
         RegistryError::Unchanged(_) => Code::Unchanged,
+        RegistryError::TooManyMetrics(_) => Code::InvalidSpec,
         RegistryError::Conflict { .. } => Code::Conflict,
         RegistryError::Database(_)
         | RegistryError::Migration(_)
@@ -38,6 +39,13 @@ fn refused(e: RegistryError) -> ApiError {
         }
     };
     ApiError::new(code, e.to_string())
+}
+
+/// Runs a change to its end, also where the caller hangs up in the middle of it.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = ApiResult<T>> + Send + 'static,
+) -> ApiResult<T> {
+    tokio::spawn(change).await.map_err(ApiError::internal)?
 }
 
 fn by(app: &App, caller: &Caller, headers: &HeaderMap) -> By {
@@ -80,12 +88,14 @@ pub(crate) async fn create(
     body: axum::body::Body,
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
-    caller.may(Scope::Admin, None)?;
     let spec = spec_of(&app, body).await?;
     caller.may(Scope::Admin, Some(spec.name().as_str()))?;
-    let row =
-        app.registry().create_model(&spec, &by(&app, &caller, &headers)).await.map_err(refused)?;
-    app.relay().await?;
+    let by = by(&app, &caller, &headers);
+    let row = to_the_end(async move {
+        let row = app.registry().create_model(&spec, &by).await.map_err(refused)?;
+        app.relay().await.map(|()| row)
+    })
+    .await?;
     let mut value = describe_version(&row);
     value["name"] = json!(row.model);
     Ok(http::json(201, value.to_string()))
@@ -124,10 +134,13 @@ pub(crate) async fn add_version(
             Some(version?)
         }
     };
-    let made =
-        app.registry().create_version(&spec, expected.as_ref(), &by(&app, &caller, &headers)).await;
-    let (row, differences) = made.map_err(refused)?;
-    app.relay().await?;
+    let by = by(&app, &caller, &headers);
+    let (row, differences) = to_the_end(async move {
+        let made = app.registry().create_version(&spec, expected.as_ref(), &by).await;
+        let made = made.map_err(refused)?;
+        app.relay().await.map(|()| made)
+    })
+    .await?;
     let mut value = describe_version(&row);
     value["name"] = json!(row.model);
     value["differences"] = json!(differences);
@@ -164,7 +177,6 @@ pub(crate) async fn list(
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
-    caller.may(Scope::Read, None)?;
     let published = app.live().published();
     let readable = |name: &ModelName| caller.may(Scope::Read, Some(name.as_str())).is_ok();
     let models: Vec<Value> = published
@@ -288,9 +300,18 @@ pub(crate) async fn create_key(
             "give at least one: decide, feedback, read or admin",
         ));
     }
-    if app.keys().none_ever() && !scopes.contains(&Scope::Admin) {
-        let message =
-            "the first key must have the scope `admin`: from then on every request needs a key";
+    let model = request.model.unwrap_or_else(|| "*".to_owned());
+    if model.is_empty() || model.len() > 128 {
+        return Err(ApiError::field("model", "write a model's name, or a pattern with `*`"));
+    }
+    let expires_ms = time("expires", request.expires)?;
+    if expires_ms.is_some_and(|at| at <= app.now_ms()) {
+        return Err(ApiError::field("expires", "is not in the future"));
+    }
+    let unlimited = scopes.contains(&Scope::Admin) && model == "*" && expires_ms.is_none();
+    if app.keys().none_ever() && !unlimited {
+        let message = "the first key must have the scope `admin`, for every model and without end: from then on every \
+                       request needs a key";
         return Err(ApiError::field("scopes", message));
     }
     let secret = new_secret().map_err(ApiError::internal)?;
@@ -298,12 +319,16 @@ pub(crate) async fn create_key(
         name: request.name,
         sha256: Sha256::of(secret.as_bytes()),
         scopes,
-        model: request.model.unwrap_or_else(|| "*".to_owned()),
-        expires_ms: time("expires", request.expires)?,
+        model,
+        expires_ms,
     };
-    app.registry().create_key(&key, &by(&app, &caller, &headers)).await.map_err(refused)?;
-    app.keys().reload(app.registry()).await.map_err(ApiError::internal)?;
-    app.relay().await?;
+    let (by, made) = (by(&app, &caller, &headers), key.clone());
+    to_the_end(async move {
+        app.registry().create_key(&made, &by).await.map_err(refused)?;
+        app.keys().reload(app.registry()).await.map_err(ApiError::internal)?;
+        app.relay().await
+    })
+    .await?;
     let scopes: Vec<&str> = key.scopes.iter().map(|s| s.as_str()).collect();
     let value = json!({
         "name": key.name, "secret": secret, "scopes": scopes, "model": key.model, "expires_ms": key.expires_ms,
@@ -345,9 +370,20 @@ pub(crate) async fn revoke_key(
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
     caller.may(Scope::Admin, None)?;
-    app.registry().revoke_key(&name, &by(&app, &caller, &headers)).await.map_err(refused)?;
-    app.keys().reload(app.registry()).await.map_err(ApiError::internal)?;
-    app.relay().await?;
+    if app.keys().is_last_admin(&name, app.now_ms()) {
+        let detail =
+            format!("`{name}` is the last admin key: without it nobody could make another");
+        return Err(ApiError::new(Code::Conflict, detail));
+    }
+    let (by, revoked) = (by(&app, &caller, &headers), name.clone());
+    to_the_end(async move {
+        let done = app.registry().revoke_key(&revoked, &by).await.map_err(refused);
+        // Also where it was revoked before: the table may not know.
+        app.keys().reload(app.registry()).await.map_err(ApiError::internal)?;
+        done?;
+        app.relay().await
+    })
+    .await?;
     Ok(http::json(200, json!({"name": name, "revoked": true}).to_string()))
 }
 

@@ -96,8 +96,11 @@ pub struct Log {
     head: AtomicU64,
     /// Everything below is on the disk.
     synced: AtomicU64,
-    syncing: Mutex<Arc<dyn DiskFile>>,
+    /// The synced mark; none where nothing may be written.
+    syncing: Mutex<Option<Arc<dyn DiskFile>>>,
     failed: AtomicBool,
+    /// The last append was refused by the disk.
+    refuses: AtomicBool,
 }
 
 /// Where a batch was written.
@@ -123,6 +126,12 @@ impl Log {
     #[must_use]
     pub const fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// Whether the disk refused the last record.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Acquire) || self.failed.load(Ordering::Acquire)
     }
 
     /// The offset after the last record.
@@ -176,7 +185,15 @@ impl Log {
         let first = tail.offset;
         let ordinal = batch.seal(first, tail.ordinal, self.synced());
         let place = SEGMENT_HEADER + (first - tail.segment.base);
-        tail.segment.file.write_at(batch.bytes(), place)?;
+        if let Err(e) = tail.segment.file.write_at(batch.bytes(), place) {
+            // Part of it may lie there: a later start must not take that for records.
+            if tail.segment.file.set_len(place).is_err() {
+                self.failed.store(true, Ordering::Release);
+            }
+            self.refuses.store(true, Ordering::Release);
+            return Err(e.into());
+        }
+        self.refuses.store(false, Ordering::Release);
         let end = first + batch.bytes().len() as u64;
         tail.offset = end;
         tail.ordinal = ordinal;
@@ -219,7 +236,7 @@ impl Log {
         }
         // The mark tells a torn tail from damage at the next start. It is neither synced nor required: without it an
         // older one stands, which only protects less.
-        let _older_stands = mark.write_at(&open::mark(head), 0);
+        let _older_stands = mark.as_ref().map(|m| m.write_at(&open::mark(head), 0));
         self.synced.store(head, Ordering::Release);
         Ok(head)
     }

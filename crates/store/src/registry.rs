@@ -2,12 +2,13 @@
 
 mod keys;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use pawl_domain::{
     CheckedSpec, LearnerId, ModelName, Sha256,
     bump::{self, Difference},
     event::{Change, ChangeKind},
+    spec::METRICS_MAX,
 };
 use semver::Version;
 use sqlx::{
@@ -47,6 +48,11 @@ pub enum RegistryError {
     /// The new spec equals the one in production.
     #[error("the spec of `{0}` is the one in production already; nothing to do")]
     Unchanged(ModelName),
+    /// Too many metric names over all versions.
+    #[error(
+        "`metrics`: all versions of the model together have {0} metric names, at most {METRICS_MAX}; keep the old names, or create another model"
+    )]
+    TooManyMetrics(usize),
     /// Somebody else changed it meanwhile.
     #[error("`{model}` is at version {actual}, not {expected}; read it again and repeat")]
     Conflict {
@@ -240,6 +246,7 @@ impl Registry {
             .try_get("spec")?;
         let old_spec = CheckedSpec::from_json(&old)
             .map_err(|why| RegistryError::Corrupt { what: "a valid spec", value: why })?;
+        check_metric_names(&mut tx, spec).await?;
         let differences = bump::differences(&old_spec, spec);
         let Some(version) = bump::next(&production, &differences) else {
             return Err(RegistryError::Unchanged(name.clone()));
@@ -354,6 +361,28 @@ fn version_row(row: &SqliteRow) -> Result<VersionRow, RegistryError> {
         created_ms: number(row, "created_ms")?,
         created_by: row.try_get("created_by")?,
     })
+}
+
+/// A decision has one bit for each metric that any version of its model ever had.
+async fn check_metric_names(
+    tx: &mut Transaction<'static, Sqlite>,
+    spec: &CheckedSpec,
+) -> Result<(), RegistryError> {
+    let rows = sqlx::query("SELECT spec FROM versions WHERE model = ?")
+        .bind(spec.name().as_str())
+        .fetch_all(&mut **tx)
+        .await?;
+    let mut names: BTreeSet<String> = spec.metrics().iter().map(|m| m.name.clone()).collect();
+    for row in rows {
+        let text: String = row.try_get("spec")?;
+        let old = CheckedSpec::from_json(&text)
+            .map_err(|why| RegistryError::Corrupt { what: "a valid spec", value: why })?;
+        names.extend(old.metrics().iter().map(|m| m.name.clone()));
+    }
+    if names.len() > METRICS_MAX {
+        return Err(RegistryError::TooManyMetrics(names.len()));
+    }
+    Ok(())
 }
 
 async fn insert_version(

@@ -20,6 +20,12 @@ pub const ACTIONS_MAX: usize = 1000;
 pub const METRICS_MAX: usize = 15;
 /// Most slots of a full covariance.
 pub const FULL_SLOTS_MAX: usize = 512;
+/// Most numbers that the state of a linear model may have: 64 MB, and as much again for its last good copy.
+pub const NUMBERS_MAX: usize = 1 << 23;
+/// Most actions of Thompson sampling without context.
+pub const THOMPSON_ACTIONS_MAX: usize = 64;
+/// Largest bound, prior or weight: beyond it sums lose all other digits.
+pub const NUMBER_MAX: f64 = 1e15;
 /// Most slots in all.
 pub const SLOTS_MAX: usize = 1 << 20;
 
@@ -163,7 +169,7 @@ fn check_metrics(
             "a metric's name has 1 to 64 bytes",
         );
         if let Some([low, high]) = metric.bounds {
-            let ok = low.is_finite() && high.is_finite() && low < high;
+            let ok = low.abs() <= NUMBER_MAX && high.abs() <= NUMBER_MAX && high - low >= 1e-12;
             c.require(ok, &format!("{field}.bounds"), "give two finite numbers, the smaller first");
         }
         check_prior(metric, &field, actions, c);
@@ -245,7 +251,11 @@ fn check_objective(spec: &ModelSpec, actions: &[Action], c: &mut Checker) {
     }
     for (name, weight) in &objective.weights {
         let field = format!("objective.weights.{name}");
-        c.require(weight.is_finite(), &field, format!("`{weight}` must be a finite number"));
+        c.require(
+            weight.abs() <= NUMBER_MAX,
+            &field,
+            format!("`{weight:e}` must be at most {NUMBER_MAX:e}"),
+        );
         match spec.metrics.get(name) {
             None => c.unknown(&field, name, "metric", spec.metrics.keys().map(String::as_str)),
             Some(m) if m.goal == Goal::Max && *weight < 0.0 => {

@@ -55,8 +55,8 @@ impl Log {
 }
 
 fn replay(data: &Path, at: Option<Position>, json: bool) -> Result<()> {
-    if !data.is_dir() {
-        bail!("`{}` is not a directory", data.display());
+    if !data.join("log").is_dir() {
+        bail!("there is no log in `{}`", data.display());
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(data)?);
     let (mut fold, from) = Fold::replay(&disk)?;

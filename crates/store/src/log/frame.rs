@@ -104,6 +104,11 @@ pub(super) fn check(bytes: &[u8], offset: u64) -> Option<Header> {
         .then_some(header)
 }
 
+/// The payload of a checked frame.
+pub(super) fn payload<'a>(bytes: &'a [u8], header: &Header) -> Option<&'a [u8]> {
+    bytes.get(HEADER..HEADER + header.len)
+}
+
 fn checksum(offset: u64, len: usize, tag: Tag, behind: u32, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     let mut head = [0; 24];

@@ -46,6 +46,9 @@ pub enum OpenError {
     /// The log could be read but not written.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// There is nothing to read.
+    #[error("there is no log here")]
+    None,
     /// Records that the newest checkpoint needs are not there.
     #[error(
         "the log begins at offset `{first}`, but the newest valid checkpoint is at `{wanted}`: restore the missing files"
@@ -86,7 +89,7 @@ fn read_mark(file: &dyn DiskFile) -> io::Result<u64> {
     Ok(if n == 12 && mark(offset) == bytes { offset } else { 0 })
 }
 
-fn raise_epoch(disk: &dyn Disk) -> io::Result<u32> {
+fn raise_epoch(disk: &dyn Disk, segments: &[Segment]) -> io::Result<u32> {
     let file = disk.open(EPOCH)?;
     let mut slots = [[0_u8; 8]; 2];
     let mut epoch = 0;
@@ -98,6 +101,10 @@ fn raise_epoch(disk: &dyn Disk) -> io::Result<u32> {
             epoch = epoch.max(u32::from_le_bytes([slot[0], slot[1], slot[2], slot[3]]));
         }
     }
+    if epoch == 0 {
+        // The file is new or lost: the log itself tells.
+        epoch = last_epoch(segments)?;
+    }
     let next = epoch + 1;
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&next.to_le_bytes());
@@ -107,6 +114,56 @@ fn raise_epoch(disk: &dyn Disk) -> io::Result<u32> {
     file.sync()?;
     disk.sync_dir(DIR)?;
     Ok(next)
+}
+
+/// The largest epoch that a record tells of.
+fn last_epoch(segments: &[Segment]) -> io::Result<u32> {
+    let mut epoch = 0;
+    for segment in segments {
+        let bytes = read_from(segment, segment.base)?;
+        let mut within = 0;
+        while let Some(rest) = bytes.get(within..).filter(|r| !r.is_empty()) {
+            let Some(header) = frame::check(rest, segment.base + within as u64) else { break };
+            if header.tag.kind == Kind::Other
+                && let Some(Event::Opened { epoch: opened, .. }) =
+                    frame::payload(rest, &header).and_then(frame::decode)
+            {
+                epoch = epoch.max(opened);
+            }
+            within += frame_len(header.len);
+        }
+    }
+    Ok(epoch)
+}
+
+/// Places where a segment ends before the next one begins: a file was cut short or is missing.
+fn holes(segments: &[Segment]) -> io::Result<Vec<Damage>> {
+    let mut found = Vec::new();
+    for pair in segments.windows(2) {
+        let end = end_of(&pair[..1])?;
+        if end < pair[1].base {
+            found.push(Damage { from: end, to: pair[1].base });
+        }
+    }
+    Ok(found)
+}
+
+/// Writes frames over `damage` that say that nothing is there, one a segment.
+fn cover(segments: &[Segment], damage: Damage, ordinal: u64) -> io::Result<()> {
+    for (i, segment) in segments.iter().enumerate() {
+        let end = segments.get(i + 1).map_or(damage.to, |s| s.base);
+        let (from, to) = (damage.from.max(segment.base), damage.to.min(end));
+        if from < to {
+            let place = SEGMENT_HEADER + (to - segment.base);
+            if segment.file.size()? < place {
+                segment.file.set_len(place)?;
+            }
+            let header = frame::lost(from, to - from, ordinal);
+            segment.file.write_at(&header, SEGMENT_HEADER + (from - segment.base))?;
+            segment.file.sync()?;
+        }
+    }
+    Ok(())
 }
 
 impl Log {
@@ -125,15 +182,15 @@ impl Log {
         checkpoint: u64,
         accept_loss: bool,
     ) -> Result<(Self, Recovery), OpenError> {
+        let mut segments = list_segments(disk.as_ref(), config.read_only)?;
+        if segments.is_empty() && config.read_only {
+            return Err(OpenError::None);
+        }
         let mark = disk.open(MARK)?;
         let marked = read_mark(mark.as_ref())?.max(checkpoint);
-        let mut segments = list_segments(disk.as_ref())?;
         if segments.is_empty() {
             if marked > 0 {
                 return Err(OpenError::Gap { first: 0, wanted: marked });
-            }
-            if config.read_only {
-                return Err(OpenError::Gap { first: 0, wanted: 0 });
             }
             segments.push(create_segment(disk.as_ref(), 0)?);
         }
@@ -141,31 +198,12 @@ impl Log {
         if first > checkpoint && checkpoint > 0 {
             return Err(OpenError::Gap { first, wanted: checkpoint });
         }
-        let from = checkpoint.max(first);
-        let mut recovery = Recovery::default();
-        let mut scan = Scan { offset: from, ordinal: 0, synced: marked };
-        while let Some(broken) = scan.run(&segments)? {
-            let (next, synced) = look_beyond(&segments, broken)?;
-            if broken >= scan.synced.max(synced) {
-                recovery.torn_bytes = end_of(&segments)? - broken;
-                if !config.read_only {
-                    cut(disk.as_ref(), &mut segments, broken)?;
-                }
-                break;
-            }
-            let end = end_of(&segments)?;
-            let damage = Damage { from: broken, to: next.unwrap_or(end) };
-            if !accept_loss || config.read_only {
-                return Err(OpenError::Damaged(damage));
-            }
-            scan.cover(&segments, damage)?;
-            recovery.accepted =
-                Some(Damage { from: recovery.accepted.map_or(broken, |a| a.from), to: damage.to });
-        }
+        let (scan, recovery) =
+            mend(disk.as_ref(), &mut segments, config, marked, checkpoint, accept_loss)?;
         let Some(last) = segments.last().cloned() else {
             return Err(OpenError::Gap { first, wanted: checkpoint });
         };
-        let epoch = if config.read_only { 0 } else { raise_epoch(disk.as_ref())? };
+        let epoch = if config.read_only { 0 } else { raise_epoch(disk.as_ref(), &segments)? };
         let log = Self {
             disk,
             config,
@@ -174,8 +212,9 @@ impl Log {
             segments: RwLock::new(segments),
             head: AtomicU64::new(scan.offset),
             synced: AtomicU64::new(0),
-            syncing: Mutex::new(mark),
+            syncing: Mutex::new((!config.read_only).then_some(mark)),
             failed: AtomicBool::new(config.read_only),
+            refuses: AtomicBool::new(false),
         };
         if let Some(Damage { from, to }) = recovery.accepted {
             log.append_event(&Event::LossAccepted { from, to })?;
@@ -187,7 +226,62 @@ impl Log {
     }
 }
 
-fn list_segments(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
+/// Looks at every record from the checkpoint on (with `accept_loss` at every one), cuts a torn tail, and covers damage
+/// that is accepted. Returns where the log ends.
+fn mend(
+    disk: &dyn Disk,
+    segments: &mut Vec<Segment>,
+    config: Config,
+    marked: u64,
+    checkpoint: u64,
+    accept_loss: bool,
+) -> Result<(Scan, Recovery), OpenError> {
+    let first = segments.first().map_or(0, |s| s.base);
+    let mut recovery = Recovery::default();
+    let mut give_up = |damage: Damage| {
+        if !accept_loss || config.read_only {
+            return Err(OpenError::Damaged(damage));
+        }
+        let from = recovery.accepted.map_or(damage.from, |a| a.from.min(damage.from));
+        recovery.accepted = Some(Damage { from, to: damage.to });
+        Ok(())
+    };
+    // What the checkpoint holds is not read again, but it must be there. Above it, the scan sees every hole.
+    for hole in holes(segments)?.into_iter().filter(|h| h.from < checkpoint) {
+        give_up(hole)?;
+        cover(segments, hole, 0)?;
+    }
+    // With damage to give up, everything is looked at; else what the newest checkpoint does not hold.
+    let from = if accept_loss { first } else { checkpoint.max(first) };
+    let mut scan = Scan { offset: from, ordinal: 0, synced: marked };
+    let mut torn_bytes = 0;
+    while let Some(broken) = scan.run(segments)? {
+        let (next, synced) = look_beyond(segments, broken)?;
+        let end = end_of(segments)?;
+        if broken >= scan.synced.max(synced) {
+            torn_bytes = end.saturating_sub(broken);
+            if !config.read_only {
+                cut(disk, segments, broken)?;
+            }
+            break;
+        }
+        let damage = Damage { from: broken, to: next.unwrap_or(end.max(scan.synced)) };
+        give_up(damage)?;
+        cover(segments, damage, scan.ordinal)?;
+    }
+    // A log that ends well but earlier than what was on the disk has lost its end.
+    let end = end_of(segments)?.min(scan.offset);
+    if end < scan.synced {
+        let damage = Damage { from: end, to: scan.synced };
+        give_up(damage)?;
+        cover(segments, damage, scan.ordinal)?;
+        scan.offset = damage.to;
+    }
+    recovery.torn_bytes = torn_bytes;
+    Ok((scan, recovery))
+}
+
+fn list_segments(disk: &dyn Disk, read_only: bool) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for name in disk.list(DIR)? {
         let Some(base) = name.strip_suffix(".seg").and_then(|b| b.parse::<u64>().ok()) else {
@@ -203,7 +297,7 @@ fn list_segments(disk: &dyn Disk) -> io::Result<Vec<Segment>> {
             return Err(io::Error::other(format!(
                 "`{DIR}/{name}` has no valid header: restore the file"
             )));
-        } else {
+        } else if !read_only {
             disk.remove(&format!("{DIR}/{name}"))?;
         }
     }
@@ -249,21 +343,6 @@ impl Scan {
             }
         }
         Ok(None)
-    }
-
-    /// Writes frames over `damage` that say that nothing is there, one a segment, and goes on after it.
-    fn cover(&mut self, segments: &[Segment], damage: Damage) -> io::Result<()> {
-        let ordinal = self.ordinal;
-        for (i, segment) in segments.iter().enumerate() {
-            let end = segments.get(i + 1).map_or(damage.to, |s| s.base);
-            let (from, to) = (damage.from.max(segment.base), damage.to.min(end));
-            if from < to {
-                let header = frame::lost(from, to - from, ordinal);
-                segment.file.write_at(&header, SEGMENT_HEADER + (from - segment.base))?;
-                segment.file.sync()?;
-            }
-        }
-        Ok(())
     }
 }
 

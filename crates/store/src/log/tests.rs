@@ -132,6 +132,48 @@ fn other_damage_stops_the_start_and_is_given_up_only_on_demand() {
 }
 
 #[test]
+fn a_log_that_lost_its_end_or_its_middle_is_not_taken_for_whole() {
+    // Cut at a record, below what was synced; cut below the checkpoint; a segment gone from the middle.
+    for (kept, checkpoint) in [(50, 0), (20, 40)] {
+        let disk = Arc::new(MemoryDisk::default());
+        let offsets = written(&disk);
+        let names = disk.list(DIR).unwrap();
+        for name in names.iter().filter(|n| n.ends_with(".seg")) {
+            let base: u64 = name.strip_suffix(".seg").unwrap().parse().unwrap();
+            let file = disk.open(&format!("{DIR}/{name}")).unwrap();
+            if base >= offsets[kept] {
+                disk.remove(&format!("{DIR}/{name}")).unwrap();
+            } else if base + file.size().unwrap() > offsets[kept] {
+                file.set_len(SEGMENT_HEADER + offsets[kept] - base).unwrap();
+            }
+        }
+        let checkpoint = offsets[checkpoint].min(offsets[checkpoint] * u64::from(checkpoint > 0));
+        let error = open(&disk, checkpoint, false).unwrap_err();
+        let OpenError::Damaged(damage) = error else { panic!("{error}") };
+        assert_eq!(damage.from, offsets[kept]);
+        let (log, _) = open(&disk, checkpoint, true).unwrap();
+        assert!(log.head() >= damage.to, "no offset is used twice");
+        assert_eq!(contents(&log, 0), (0..kept as u64).collect::<Vec<_>>());
+    }
+    let disk = Arc::new(MemoryDisk::default());
+    let offsets = written(&disk);
+    let middle = disk.list(DIR).unwrap()[2].clone();
+    disk.remove(&format!("{DIR}/{middle}")).unwrap();
+    assert!(matches!(open(&disk, offsets[59], false), Err(OpenError::Damaged(_))));
+}
+
+#[test]
+fn a_lost_epoch_is_found_in_the_log() {
+    let disk = Arc::new(MemoryDisk::default());
+    let (log, _) = open(&disk, 0, false).unwrap();
+    let limits = pawl_domain::event::JoinLimits::default();
+    log.append_event(&Event::Opened { epoch: 41, at_ms: 0, limits }).unwrap();
+    drop(log);
+    disk.open("log/epoch").unwrap().set_len(0).unwrap();
+    assert_eq!(open(&disk, 0, false).unwrap().0.epoch(), 42);
+}
+
+#[test]
 fn every_flipped_bit_of_a_synced_record_is_seen() {
     let disk = Arc::new(MemoryDisk::default());
     let offsets = written(&disk);

@@ -78,22 +78,30 @@ impl Key {
         self.revoked_ms.is_none() && self.new.expires_ms.is_none_or(|at| now_ms < at)
     }
 
-    /// Whether it may do `scope` to `model`.
+    /// Whether it may do `scope` to `model`; to what belongs to no model where that is `None`.
     #[must_use]
     pub fn allows(&self, scope: Scope, model: Option<&str>) -> bool {
         let scoped = self.new.scopes.iter().any(|s| *s == scope || *s == Scope::Admin);
-        scoped && model.is_none_or(|m| matches(&self.new.model, m))
+        scoped && model.map_or(self.new.model == "*", |m| matches(&self.new.model, m))
     }
 }
 
 /// Whether `name` fits `pattern`, in which `*` stands for any text.
 fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|tail| {
-            (0..=tail.len()).any(|i| tail.is_char_boundary(i) && matches(rest, &tail[i..]))
-        }),
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = parts.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    // Each part at its first place leaves the most for those after it.
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
     }
+    rest.ends_with(last)
 }
 
 impl Registry {

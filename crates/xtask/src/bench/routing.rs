@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::server::build;
+use super::server::{binary, build};
 use crate::root;
 
 /// Which tables, how often.
@@ -66,7 +66,7 @@ fn data(options: &Options) -> Result<PathBuf> {
 
 /// Runs `pawl simulate` and gives its object.
 fn simulate(spec: &Path, table: &Path, arguments: &[&str]) -> Result<Value> {
-    let output = Command::new(root().join("target/release/pawl"))
+    let output = Command::new(binary("pawl"))
         .arg("simulate")
         .arg(spec)
         .arg("--data")

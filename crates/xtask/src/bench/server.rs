@@ -18,14 +18,14 @@ pub struct Process {
     pub address: String,
 }
 
-/// A binary of the release profile.
-fn binary(name: &str) -> PathBuf {
-    root().join("target/release").join(name)
+/// A binary of the profile that a release has.
+pub fn binary(name: &str) -> PathBuf {
+    root().join("target/dist").join(name)
 }
 
 /// Builds what the benchmarks run.
 pub fn build() -> Result<()> {
-    crate::cargo(&["build", "--release", "-p", "pawl", "-p", "xtask"], &[])
+    crate::cargo(&["build", "--profile", "dist", "-p", "pawl", "-p", "xtask"], &[])
 }
 
 impl Process {

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use pawl_domain::{
-    CheckedSpec, Event, LearnerId, ModelSpec, Position,
-    event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
+    CheckedSpec, Event, ModelSpec, Position,
+    event::{Caller, Decided, Feedback, JoinLimits, Outcome, Target},
 };
 use pawl_driver::{Clock, Fold, Live, Retention, Settings};
 use pawl_model::{Request, context::Context, snapshot::Workspace};
@@ -22,12 +22,12 @@ use pawl_stats::rng::mix;
 use pawl_store::{
     Disk, Log, RealDisk,
     log::{Batch, Config, Reader},
+    registry::{By, Registry},
 };
-use semver::Version;
 
 use crate::bench::{
     serve::{bodies, spec},
-    server::{Process, Scratch, build},
+    server::{Process, Scratch, binary, build},
 };
 
 /// How much.
@@ -103,20 +103,17 @@ impl Teacher {
     }
 }
 
-fn enrolled(spec: &CheckedSpec) -> Event {
-    Event::Changed(Change {
-        incarnation: 1,
-        seq: 1,
-        at_ms: 0,
-        principal: None,
-        kind: ChangeKind::Enrolled {
-            model: spec.name().clone(),
-            version: Version::new(1, 0, 0),
-            learner: LearnerId(1),
-            spec: spec.to_json(),
-            spec_sha256: spec.sha256(),
-            inherits: None,
-        },
+/// Creates the model in the registry and relays its change into the log, as the server does.
+fn enrol(data: &Path, log: &Log, spec: &CheckedSpec) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let registry = Registry::open(&data.join("registry.sqlite")).await?;
+        registry.create_model(spec, &By::default()).await?;
+        for change in registry.changes_after(0, 10).await? {
+            log.append_event(&Event::Changed(change))?;
+        }
+        registry.close().await;
+        Ok(())
     })
 }
 
@@ -126,7 +123,7 @@ pub fn workload(data: &Path, decisions: u64) -> Result<()> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(data)?);
     let mut fold = Fold::recover(&disk, Config::default(), JoinLimits::default(), false, 0)?.fold;
     let log = fold.log().clone();
-    log.append_event(&enrolled(&spec))?;
+    enrol(data, &log, &spec)?;
     fold.catch_up()?;
     let clock = Arc::new(Told(AtomicU64::new(0)));
     let settings = Settings {
@@ -220,7 +217,7 @@ fn decide(
 pub fn run(options: &Options) -> Result<()> {
     build()?;
     let scratch = Scratch::new("soak")?;
-    let mut command = Command::new(crate::root().join("target/release/xtask"));
+    let mut command = Command::new(binary("xtask"));
     command.args(["soak", "workload"]).arg(&scratch.0).arg(options.decisions.to_string());
     let mut child = Process::watch(command.stdout(Stdio::piped()))?;
     let begun = Instant::now();

@@ -163,6 +163,8 @@ pub(super) fn check_crosses(
         };
         if let (Some(a), Some(b)) = (find(a), find(b)) {
             c.require(a != b, &field, "cross two different features");
+            let known = crosses.contains(&(a, b)) || crosses.contains(&(b, a));
+            c.require(!known, &field, "this cross is listed before; list each once");
             crosses.push((a, b));
         }
     }
@@ -221,5 +223,7 @@ pub(super) fn check_terms(
             }
         }
     }
+    let twice = terms.iter().enumerate().find(|(i, t)| terms[..*i].contains(t));
+    c.require(twice.is_none(), &field, "a feature is listed twice in one scale; list each once");
     terms
 }

@@ -5,8 +5,36 @@ use super::{
         Actions, Algorithm, Covariance, Encoding, Feature, HalfLife, LearnerSpec, Likelihood,
         Metric, ModelSpec, Parameters, Policy, Term,
     },
-    Checker, FULL_SLOTS_MAX, SLOTS_MAX,
+    Checker, FULL_SLOTS_MAX, NUMBERS_MAX, SLOTS_MAX, THOMPSON_ACTIONS_MAX,
 };
+
+/// Batches, intervals, half-lives, and what a decision may cost.
+fn check_pace(l: &LearnerSpec, actions: usize, c: &mut Checker) {
+    c.require(
+        l.batch.is_none_or(|b| (1..=100_000).contains(&b.size) && b.after.ms() <= 60_000),
+        "learner.batch",
+        "`size` must be from 1 to 100000, and `after` at most 60s",
+    );
+    if let Some(HalfLife::Time(t)) = l.half_life {
+        c.require(t.ms() >= 1000, "learner.half_life", format!("`{t}` must be 1s or more"));
+    }
+    c.require(
+        l.algorithm != Algorithm::Thompson || actions <= THOMPSON_ACTIONS_MAX,
+        "actions",
+        format!(
+            "`thompson` integrates over all actions: at most {THOMPSON_ACTIONS_MAX}, not {actions}"
+        ),
+    );
+    let interval = l.checkpoint_interval.ms();
+    c.require(interval >= 100, "learner.checkpoint_interval", "must be 100ms or more");
+    if let Some(HalfLife::Events(n)) = l.half_life {
+        c.require(
+            n.is_finite() && n >= 1.0,
+            "learner.half_life",
+            format!("`{n}` must be 1 or more"),
+        );
+    }
+}
 
 /// A hyperparameter that the algorithm lacks is an error.
 pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
@@ -25,6 +53,8 @@ pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
         (l.epsilon_decay.is_some(), "epsilon_decay", l.algorithm == A::EpsilonGreedy),
         (l.epsilon_min.is_some(), "epsilon_min", l.algorithm == A::EpsilonGreedy),
         (l.likelihood.is_some(), "likelihood", l.algorithm == A::Thompson),
+        (l.prior_weight.is_some(), "prior_weight", l.algorithm != A::Ucb1),
+        (l.prior_weight.is_some(), "prior_weight", l.algorithm != A::Ucb1),
         (l.floor.is_some(), "floor", l.algorithm != A::Uniform),
     ] {
         if set && !allowed {
@@ -53,8 +83,15 @@ pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
         Actions::Names(n) => n.len(),
         Actions::Tables(t) => t.len(),
     };
-    let alpha = number("alpha", l.alpha, default_alpha(l.algorithm), |v| v >= 0.0, "0 or more");
-    let lambda = number("lambda", l.lambda, 1.0, |v| v >= 1e-6, "1e-6 or more");
+    let alpha = number(
+        "alpha",
+        l.alpha,
+        default_alpha(l.algorithm),
+        |v| (0.0..=1e6).contains(&v),
+        "from 0 to 1e6",
+    );
+    let lambda =
+        number("lambda", l.lambda, 1.0, |v| (1e-6..=1e12).contains(&v), "from 1e-6 to 1e12");
     let epsilon = number("epsilon", l.epsilon, 0.1, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
     let decay = number(
         "epsilon_decay",
@@ -65,23 +102,20 @@ pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
     );
     let least =
         number("epsilon_min", l.epsilon_min, 0.0, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
-    let prior_weight = number("prior_weight", l.prior_weight, 2.0, |v| v > 0.0, "above 0");
+    let prior_weight = number(
+        "prior_weight",
+        l.prior_weight,
+        2.0,
+        |v| (1e-6..=1e9).contains(&v),
+        "from 1e-6 to 1e9",
+    );
     let floor = number("floor", l.floor, 0.0, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
     c.require(
         floor * actions as f64 <= 1.0,
         "learner.floor",
         format!("`{floor}` times {actions} actions is above 1; lower it"),
     );
-    c.require(l.batch.is_none_or(|b| b.size >= 1), "learner.batch.size", "`0` must be 1 or more");
-    let interval = l.checkpoint_interval.ms();
-    c.require(interval >= 100, "learner.checkpoint_interval", "must be 100ms or more");
-    if let Some(HalfLife::Events(n)) = l.half_life {
-        c.require(
-            n.is_finite() && n >= 1.0,
-            "learner.half_life",
-            format!("`{n}` must be 1 or more"),
-        );
-    }
+    check_pace(l, actions, c);
     Policy {
         algorithm: l.algorithm,
         parameters: l.parameters.unwrap_or_default(),
@@ -138,6 +172,7 @@ pub(super) fn check_dimensions(
     if !policy.algorithm.is_linear() {
         return;
     }
+    let mut numbers = 0;
     for metric in metrics {
         let size = |t: &Term| match t {
             Term::Alone(_, e) => e.slots(),
@@ -173,30 +208,40 @@ pub(super) fn check_dimensions(
             &field,
             format!("{all} slots are too many (at most {SLOTS_MAX}); use fewer bits"),
         );
-        let blocked = policy.covariance != Covariance::Full;
-        if blocked && policy.parameters != Parameters::PerAction {
-            c.fail(
-                "learner.covariance",
-                "`block` and `diagonal` need `parameters = \"per_action\"`",
-            );
-        }
-        if blocked && policy.half_life.is_some() {
-            c.fail(
-                "learner.half_life",
-                "forgetting needs `covariance = \"full\"`; remove one of the two",
-            );
-        }
-        if let Some(HalfLife::Events(n)) = policy.half_life
-            && n < 10.0 * (full * actions) as f64
-            && !spec.learner.half_life_force
-        {
-            c.fail(
-                "learner.half_life",
-                format!(
-                    "`{n}` is below ten times {full} slots times {actions} actions: too little is left to learn from; \
-                     raise it or set `half_life_force = true`"
-                ),
-            );
-        }
+        let models = if policy.parameters == Parameters::PerAction { actions } else { 1 };
+        numbers += models * (2 * full * full + 5 * copies * all);
+        check_forgetting(spec, policy, full * models, c);
+    }
+    c.require(
+        numbers <= NUMBERS_MAX,
+        "learner.covariance",
+        format!(
+            "{actions} actions and {} metrics need {numbers} numbers (at most {NUMBERS_MAX}): use fewer slots or \
+             actions, or `covariance = \"diagonal\"`",
+            metrics.len()
+        ),
+    );
+    if policy.covariance != Covariance::Full && policy.parameters != Parameters::PerAction {
+        let message = "`block` and `diagonal` need `parameters = \"per_action\"`";
+        c.fail("learner.covariance", message);
+    }
+}
+
+fn check_forgetting(spec: &ModelSpec, policy: &Policy, slots: usize, c: &mut Checker) {
+    if policy.covariance != Covariance::Full && policy.half_life.is_some() {
+        let message = "forgetting needs `covariance = \"full\"`; remove one of the two";
+        c.fail("learner.half_life", message);
+    }
+    if let Some(HalfLife::Events(n)) = policy.half_life
+        && n < 10.0 * slots as f64
+        && !spec.learner.half_life_force
+    {
+        c.fail(
+            "learner.half_life",
+            format!(
+                "`{n}` is below ten times {slots} slots of all actions: too little is left to learn from; raise it \
+                 or set `half_life_force = true`"
+            ),
+        );
     }
 }
