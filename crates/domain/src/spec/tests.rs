@@ -112,3 +112,27 @@ fn text_needs_a_named_covariance() {
     assert_eq!(wide("covariance = \"block\""), "");
     assert_eq!(wide("covariance = \"diagonal\""), "");
 }
+
+#[test]
+fn a_spec_is_bounded_as_a_whole() {
+    let many: Vec<String> = (0..1000).map(|i| format!("\"a{i}\"")).collect();
+    let message = errors(|s| {
+        s.replacen(
+            "[\"gpt-4-1106-preview\", \"mixtral-8x7b\"]",
+            &format!("[{}]", many.join(",")),
+            1,
+        )
+        .replacen("incumbent = \"gpt-4-1106-preview\"\n", "", 1)
+        .replacen("[metrics]", "v = { type = \"vector\", dim = 200 }\n[metrics]", 1)
+    });
+    assert!(message.contains("learner.covariance: 1000 actions and 2 metrics need"), "{message}");
+    for (from, to) in [
+        ("bounds = [0, 1]", "bounds = [-1.7e308, 1.7e308]"),
+        ("cost_usd = -30.0", "cost_usd = -1e308"),
+        ("size = 32", "size = 4294967295"),
+        ("batch ", "half_life = \"0ms\"\nbatch "),
+        ("batch ", "prior_weight = 1e308\nbatch "),
+    ] {
+        assert_ne!(errors(|s| s.replacen(from, to, 1)), "", "{to}");
+    }
+}

@@ -204,3 +204,35 @@ fn encodings_are_the_documented_ones() {
         (10, 2)
     );
 }
+
+#[test]
+fn a_half_life_added_later_keeps_what_was_learned() {
+    let mut before = Bandit::new(&policy("algorithm = \"linear_thompson\""));
+    for i in 0..500 {
+        before.learner.decided(1_700_000_000_000 + i);
+        before.learn(&context(1.0, true), (i % 4) as u16, "quality", 0.8);
+    }
+    for half_life in ["500", "\"7d\""] {
+        let text = format!(
+            "algorithm = \"linear_thompson\"\nhalf_life = {half_life}\nhalf_life_force = true"
+        );
+        let mut after = Bandit::new(&policy(&text));
+        after.learner = before.learner.inherit(&after.spec, &after.views).unwrap();
+        after.learn(&context(1.0, true), 0, "quality", 0.8);
+        let (spec, views) = (after.spec.clone(), after.views.clone());
+        let encode = |e: &pawl_learn::Example| {
+            let read = Context::read_logged(&spec, &e.context).unwrap();
+            Encoded::new(&spec, views.layout(e.metric), &read)
+        };
+        after.learner.flush(&spec, &views, encode).unwrap();
+        let text = context(1.0, true);
+        let predicted = |bandit: &Bandit| {
+            let read = Context::read(&bandit.spec, &text).unwrap();
+            let quality = bandit.spec.metric("quality").unwrap();
+            bandit.snapshot().scores(&read, &[0, 1, 2, 3]).deviation[quality].clone()
+        };
+        for (old, new) in predicted(&before).iter().zip(predicted(&after)) {
+            assert!(new < 1.1 * old, "half-life {half_life}: {old} became {new}");
+        }
+    }
+}
