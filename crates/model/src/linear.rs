@@ -46,10 +46,6 @@ impl Posterior {
         let d = self.full;
         let dense = x.dense.len();
         let mut sum = 0.0;
-        for (i, &xi) in x.dense.iter().enumerate() {
-            let row = &self.covariance[i * d..i * d + i];
-            sum += xi * (0.5 * xi * self.covariance[i * d + i] + dense::dot(row, &x.dense));
-        }
         for (k, &(i, xi)) in x.sparse.iter().enumerate() {
             let row = &self.covariance[i as usize * d..][..d];
             let mut cross = dense::dot(&row[..dense], &x.dense);
@@ -60,7 +56,7 @@ impl Posterior {
         }
         let diagonal: f64 =
             x.diagonal.iter().map(|&(i, xi)| self.variances[i as usize - d] * xi * xi).sum();
-        (2.0 * sum + diagonal).max(0.0)
+        (dense::quadratic(&self.covariance, d, &x.dense) + 2.0 * sum + diagonal).max(0.0)
     }
 
     /// Σx over the full part, `[full]`, into `out`.

@@ -185,15 +185,44 @@ fn integrate_normals(mean: &[f64], sd: &dyn Fn(usize) -> f64, p: &mut [f64], s: 
     standard::pdf_cdf(&s.z, &mut s.pdf[..n * k], &mut s.cdf[..n * k]);
     for (row, &a) in s.live.iter().enumerate() {
         // z is free again: it holds the weight times the product of the others' distribution functions.
-        s.z[..n].copy_from_slice(&s.weight);
-        for other in (0..k).filter(|&o| o != row) {
-            for (product, cdf) in s.z[..n].iter_mut().zip(&s.cdf[other * n..][..n]) {
-                *product *= cdf;
-            }
-        }
-        p[a] = dense::dot(&s.z[..n], &s.pdf[row * n..][..n]) / sd(a);
+        p[a] = one_best(&s.cdf[..n * k], &s.pdf[row * n..][..n], &s.weight, row, &mut s.z[..n])
+            / sd(a);
     }
     normalise(p);
+}
+
+/// ∫ f ∏ F over the nodes, for the score in `row`.
+fn one_best(cdf: &[f64], pdf: &[f64], weight: &[f64], row: usize, product: &mut [f64]) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if crate::cpu::has_avx2() {
+        // SAFETY: the CPU has AVX2, checked on the line above.
+        #[expect(unsafe_code, reason = "a kernel compiled for AVX2 can only be called so")]
+        return unsafe { one_best_avx2(cdf, pdf, weight, row, product) };
+    }
+    one_best_kernel(cdf, pdf, weight, row, product)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn one_best_avx2(cdf: &[f64], pdf: &[f64], weight: &[f64], row: usize, product: &mut [f64]) -> f64 {
+    one_best_kernel(cdf, pdf, weight, row, product)
+}
+
+#[inline(always)]
+fn one_best_kernel(
+    cdf: &[f64],
+    pdf: &[f64],
+    weight: &[f64],
+    row: usize,
+    product: &mut [f64],
+) -> f64 {
+    product.copy_from_slice(weight);
+    for (_, others) in cdf.chunks_exact(pdf.len()).enumerate().filter(|(o, _)| *o != row) {
+        for (product, cdf) in product.iter_mut().zip(others) {
+            *product *= cdf;
+        }
+    }
+    dense::dot(product, pdf)
 }
 
 /// Gauss-Legendre nodes and weights on the panels between sorted `ends`.

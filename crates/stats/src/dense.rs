@@ -11,7 +11,7 @@ pub struct NotPositiveDefinite {
 
 /// Σ aᵢbᵢ over the shorter of the two.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
@@ -127,6 +127,44 @@ pub fn invert(m: &mut [f64], d: usize) -> Result<(), NotPositiveDefinite> {
     Ok(())
 }
 
+/// xᵀMx for the leading block of the symmetric `m` (`[d, d]`) that `x` covers.
+///
+/// Compiled for AVX2 too, with the same bits.
+#[must_use]
+pub fn quadratic(m: &[f64], d: usize, x: &[f64]) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if crate::cpu::has_avx2() {
+        // SAFETY: the CPU has AVX2, checked on the line above.
+        #[expect(unsafe_code, reason = "a kernel compiled for AVX2 can only be called so")]
+        return unsafe { quadratic_avx2(m, d, x) };
+    }
+    quadratic_kernel(m, d, x)
+}
+
+/// Columns of a block whose products are gathered on the stack: no sum runs across lanes until the end.
+const GATHERED: usize = 64;
+
+#[inline(always)]
+fn quadratic_kernel(m: &[f64], d: usize, x: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    for (block, part) in x.chunks(GATHERED).enumerate() {
+        let mut gathered = [0.0; GATHERED];
+        let gathered = &mut gathered[..part.len()];
+        let column = block * GATHERED;
+        for (i, &xi) in x.iter().enumerate() {
+            axpy(xi, &m[i * d + column..][..part.len()], gathered);
+        }
+        sum += dot(gathered, part);
+    }
+    sum
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn quadratic_avx2(m: &[f64], d: usize, x: &[f64]) -> f64 {
+    quadratic_kernel(m, d, x)
+}
+
 /// y = m·x for the symmetric `m`.
 pub fn multiply(m: &[f64], x: &[f64], y: &mut [f64]) {
     for (row, y) in m.chunks_exact(x.len()).zip(y) {
@@ -173,6 +211,24 @@ mod tests {
     fn an_indefinite_matrix_is_refused() {
         assert_eq!(cholesky(&mut [1.0, 2.0, 2.0, 1.0], 2), Err(NotPositiveDefinite { row: 1 }));
         assert_eq!(cholesky(&mut [f64::NAN], 1), Err(NotPositiveDefinite { row: 0 }));
+    }
+
+    #[test]
+    fn a_quadratic_form_is_the_double_sum_with_either_kernel() {
+        for d in [1, 5, 21, 64, 65, 150] {
+            let m = random_definite(d, 3);
+            let mut s = Stream::new(4);
+            let x: Vec<f64> = (0..d.div_ceil(2)).map(|_| s.normal()).collect();
+            let mut expected = 0.0;
+            for (i, a) in x.iter().enumerate() {
+                for (j, b) in x.iter().enumerate() {
+                    expected += a * m[i * d + j] * b;
+                }
+            }
+            let value = quadratic(&m, d, &x);
+            assert!((value / expected - 1.0).abs() < 1e-11, "{d}: {value} {expected}");
+            assert_eq!(value.to_bits(), quadratic_kernel(&m, d, &x).to_bits());
+        }
     }
 
     #[test]

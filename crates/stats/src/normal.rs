@@ -7,33 +7,27 @@
 const INV_SQRT_2PI: f64 = 0.398_942_280_401_432_677_94;
 /// Beyond this the density underflows in every use of ours.
 const FARTHEST: f64 = 37.0;
-/// Mills' ratio times (z + 3), as a polynomial in t = (z − 3)/(z + 3), z in [0, 38]. A Chebyshev
-/// interpolation of degree 18 made with mpmath at 40 digits; relative error 1.3e-13.
-const MILLS: [f64; 19] = [
-    1.827_541_792_260_681_244_5,
-    -1.276_705_947_048_053_029_5,
-    0.576_568_920_541_641_104_35,
-    -0.118_470_835_192_930_545_81,
-    -0.026_226_517_876_982_322_498,
-    0.017_477_770_369_727_102_6,
-    0.002_575_786_200_352_629_128_3,
-    -0.002_621_514_602_201_863_837_3,
-    -0.000_643_104_326_350_034_301_69,
-    0.000_387_085_024_249_290_932_31,
-    0.000_197_443_173_146_485_046_27,
-    -0.000_033_495_842_128_721_542_744,
-    -0.000_051_695_502_101_695_520_051,
-    -8.150_426_790_310_713_012_2e-6,
-    9.121_844_541_221_587_429_4e-6,
-    4.782_163_592_787_278_505_8e-6,
-    -3.277_997_824_943_907_225_6e-7,
-    -9.017_850_009_207_708_743_2e-7,
-    -2.139_089_760_015_285_641_6e-7,
+/// Mills' ratio times (z + 4), as a polynomial in t = (z − 4)/(z + 4), z in [0, 38]. A Chebyshev interpolation of
+/// degree 14 made with mpmath at 40 digits; relative error 1.7e-11.
+const MILLS: [f64; 15] = [
+    1.8932190633227600701,
+    -1.5237709108155431077,
+    0.97040955288070196629,
+    -0.46754096409514290389,
+    0.15139180760561937732,
+    -0.018900419320067737672,
+    -0.0087226827831029445008,
+    0.0040875335141589239996,
+    0.00033581551014422603894,
+    -0.00057773424372299809421,
+    -7.985619010185027815e-6,
+    0.000084349731043788862233,
+    4.7875310138695812405e-6,
+    -0.000010195185041559097575,
+    -2.1495934549502134828e-6,
 ];
-/// 1/n! for n = 13 down to 0: e^r on |r| ≤ ln 2 / 2 to the last bit but one.
-const EXP: [f64; 14] = [
-    1.0 / 6_227_020_800.0,
-    1.0 / 479_001_600.0,
+/// 1/n! for n = 11 down to 0: e^r on |r| ≤ ln 2 / 2, relative error 1e-14.
+const EXP: [f64; 12] = [
     1.0 / 39_916_800.0,
     1.0 / 3_628_800.0,
     1.0 / 362_880.0,
@@ -71,12 +65,13 @@ fn kernel(z: &[f64], pdf: &mut [f64], cdf: &mut [f64]) {
     for ((&z, pdf), cdf) in z.iter().zip(pdf).zip(cdf) {
         let a = z.abs().min(FARTHEST);
         let density = INV_SQRT_2PI * exp_negative(-0.5 * a * a);
-        let t = (a - 3.0) / (a + 3.0);
-        let mut mills = MILLS[18];
-        for c in MILLS[..18].iter().rev() {
+        let inverse = 1.0 / (a + 4.0);
+        let t = (a - 4.0) * inverse;
+        let mut mills = MILLS[14];
+        for c in MILLS[..14].iter().rev() {
             mills = mills * t + c;
         }
-        let tail = density * mills / (a + 3.0);
+        let tail = density * mills * inverse;
         *pdf = density;
         *cdf = if z > 0.0 { 1.0 - tail } else { tail };
     }
@@ -88,7 +83,7 @@ fn kernel_avx2(z: &[f64], pdf: &mut [f64], cdf: &mut [f64]) {
     kernel(z, pdf, cdf);
 }
 
-/// Writes φ(z) and Φ(z) for each z. All three slices have the same length. Relative error below 1e-12 in the
+/// Writes φ(z) and Φ(z) for each z. All three slices have the same length. Relative error below 2e-11 in the
 /// lower tail; beyond |z| = 37 the values of 37.
 pub fn pdf_cdf(z: &[f64], pdf: &mut [f64], cdf: &mut [f64]) {
     #[cfg(target_arch = "x86_64")]
@@ -122,7 +117,7 @@ mod tests {
         pdf_cdf(&z, &mut pdf, &mut cdf);
         for (i, &z) in z.iter().enumerate() {
             let reference = 0.5 * libm::erfc(-z / core::f64::consts::SQRT_2);
-            assert!((cdf[i] / reference - 1.0).abs() < 2e-12, "{z}: {} {reference}", cdf[i]);
+            assert!((cdf[i] / reference - 1.0).abs() < 3e-11, "{z}: {} {reference}", cdf[i]);
             let density = INV_SQRT_2PI * libm::exp(-0.5 * z * z);
             assert!((pdf[i] / density - 1.0).abs() < 1e-12, "{z}");
         }
@@ -142,7 +137,7 @@ mod tests {
     fn inverts_the_quantile() {
         for i in 1..1000 {
             let p = f64::from(i) / 1000.0;
-            assert!((cdf(crate::special::normal_quantile(p)) - p).abs() < 3e-13);
+            assert!((cdf(crate::special::normal_quantile(p)) - p).abs() < 2e-11);
         }
     }
 }
