@@ -122,14 +122,14 @@ impl Fold {
         let newest = newest(disk.as_ref(), u64::MAX)?.1;
         let (log, _) = Log::open(disk.clone(), config, newest, false)?;
         let log = Arc::new(log);
-        if log.first() == 0 {
+        if log.first() == 0 && log.redacted_below() == 0 {
             return Ok((Self::new(log, Engine::new()), 0));
         }
         for position in checkpoints::positions(disk.as_ref())? {
             if position >= log.first()
                 && let Some(bytes) = checkpoints::read(disk.as_ref(), position)?
                 && let Ok(state) = State::from_bytes(&bytes)
-                && state.trimmed >= log.first()
+                && foldable(&log, &state)
             {
                 return Ok((Self::new(log, Engine::from_state(state)), position));
             }
@@ -144,7 +144,7 @@ impl Fold {
     /// If the log no longer holds what is needed, or `position` is not the place of a record.
     pub fn at(disk: &dyn Disk, log: &Arc<Log>, position: u64) -> Result<Self, RecoverError> {
         let (engine, checkpoint) = newest(disk, position)?;
-        if engine.state().trimmed < log.first() {
+        if !foldable(log, engine.state()) {
             return Err(LogError::Absent(checkpoint).into());
         }
         let mut fold = Self::new(log.clone(), engine);
@@ -217,6 +217,13 @@ impl Fold {
         self.log.append_event(&Event::Tick { now_ms })?;
         Ok(true)
     }
+}
+
+/// Whether the log still holds everything that folding on from `state` asks for.
+fn foldable(log: &Log, state: &State) -> bool {
+    let redacted = log.redacted_below();
+    let closed = state.position >= redacted && state.join.needed_from(state.position) >= redacted;
+    state.trimmed >= log.first() && closed
 }
 
 /// The engine at the newest valid checkpoint at or before `at_most`, and its position.

@@ -179,6 +179,7 @@ impl App {
             retention: Retention {
                 log_bytes_max: config.log.max_bytes.min(space),
                 record_ms: config.log.retention.ms(),
+                context_ms: config.log.context_retention.ms(),
             },
         };
         let live =

@@ -73,6 +73,7 @@ pub struct Log {
     pub max_bytes: u64,
     pub segment_bytes: u64,
     pub retention: Duration,
+    pub context_retention: Duration,
 }
 
 /// Bounds of the join.
@@ -122,6 +123,7 @@ impl Default for Log {
             max_bytes: 10 << 30,
             segment_bytes: 64 << 20,
             retention: Duration::from_ms(30 * 86_400_000),
+            context_retention: Duration::from_ms(30 * 86_400_000),
         }
     }
 }
@@ -171,6 +173,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     ("log.segment_bytes", "size of a segment, the unit of trimming"),
     ("log.retention", "records older than this are trimmed"),
+    (
+        "log.context_retention",
+        "contexts older than this are taken out of the log, once their decisions are closed; the records stay",
+    ),
     (
         "join.open",
         "most decisions that wait for feedback; the oldest closes beyond, as if its deadline had passed",

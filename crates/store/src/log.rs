@@ -8,6 +8,7 @@
 mod frame;
 mod open;
 mod read;
+mod redact;
 
 use std::{
     io,
@@ -27,8 +28,11 @@ pub use read::{Entry, Reader};
 
 /// Where the segments are.
 const DIR: &str = "log";
-/// Bytes of a segment file before its first frame: magic with version, base offset, CRC-32 of both.
+/// Bytes of a segment file before its first frame: magic with version, base offset, CRC-32 of both, then 1 if its
+/// contexts were taken out.
 const SEGMENT_HEADER: u64 = 24;
+/// Where that 1 is.
+const REDACTED: usize = 20;
 const MAGIC: &[u8; 8] = b"PAWLLOG1";
 
 /// How the log is kept.
@@ -77,6 +81,8 @@ pub enum LogError {
 struct Segment {
     base: u64,
     file: Arc<dyn DiskFile>,
+    /// Its contexts were taken out.
+    redacted: bool,
 }
 
 struct Tail {
@@ -298,7 +304,7 @@ fn create_segment(disk: &dyn Disk, base: u64) -> io::Result<Segment> {
     file.write_at(&segment_header(base), 0)?;
     file.sync()?;
     disk.sync_dir(DIR)?;
-    Ok(Segment { base, file })
+    Ok(Segment { base, file, redacted: false })
 }
 
 #[cfg(test)]

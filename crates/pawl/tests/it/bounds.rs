@@ -51,6 +51,50 @@ fn the_log_is_trimmed_and_everything_after_it_still_folds() {
 }
 
 #[test]
+fn old_contexts_are_taken_out_of_the_log_and_the_records_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("pawl.toml");
+    let text = "checkpoint_interval = \"100ms\"\n[log]\nsegment_bytes = 65536\ncontext_retention = \"200ms\"\n";
+    std::fs::write(&config, text).unwrap();
+    let data = dir.path().join("data");
+    let arguments = ["--config", config.to_str().unwrap()];
+    let mut server = Server::start(&data, &arguments);
+    let spec = ROUTER.replace("[learner]", "[feedback]\ndeadline = \"100ms\"\n[learner]");
+    let spec = spec.replace("task = {", "secret = { type = \"category\", bits = 4 }\ntask = {");
+    let spec = pawl_domain::ModelSpec::from_toml(&spec).unwrap().check().unwrap();
+    server.ok("/v1/models", &spec.to_json());
+    let requests: Vec<_> = (0..100)
+        .map(|i| json!({"context": {"secret": "watermelon", "prompt_tokens": i}}))
+        .collect();
+    let batch = json!({"requests": requests}).to_string();
+    let first = server.ok("/v1/models/router/decide/batch", &batch);
+    let id = first["decisions"][0]["decision_id"].as_str().unwrap().to_owned();
+    let gone = (0..200).any(|_| {
+        server.ok("/v1/models/router/decide/batch", &batch.replace("watermelon", "apple"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        server.json(&format!("/v1/decisions/{id}"))["context"] == json!({})
+    });
+    assert!(gone);
+    assert_eq!(
+        server.json(&format!("/v1/decisions/{id}"))["action"],
+        first["decisions"][0]["action"]
+    );
+    server.kill();
+    let found = std::process::Command::new("grep")
+        .args(["-r", "-l", "-a", "watermelon"])
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
+    let server = Server::start(&data, &arguments);
+    assert_eq!(server.json(&format!("/v1/decisions/{id}"))["outcome"], "ok");
+    assert_eq!(server.terminate(), Some(0));
+    let replay = pawl().args(["log", "replay", "--json", "--data"]).arg(&data).output().unwrap();
+    let said = String::from_utf8(replay.stdout).unwrap();
+    assert!(said.contains("\"equal\":true"), "{said} {}", String::from_utf8_lossy(&replay.stderr));
+}
+
+#[test]
 fn a_repeated_request_is_answered_in_the_version_it_was_made_under() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);

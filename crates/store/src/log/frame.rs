@@ -133,6 +133,20 @@ pub(super) fn lost(offset: u64, len: u64, ordinal: u64) -> [u8; HEADER] {
     header
 }
 
+/// The payload of an event.
+pub(super) fn encode(event: &Event) -> Vec<u8> {
+    // Plain data: postcard cannot fail on it.
+    postcard::to_extend(event, vec![PAYLOAD_VERSION]).unwrap_or_default()
+}
+
+/// Computes the checksum of a frame anew, whose payload was changed in place.
+pub(super) fn reseal(bytes: &mut [u8], offset: u64) {
+    let Some(header) = Header::parse(bytes) else { return };
+    let payload = &bytes[HEADER..HEADER + header.len];
+    let crc = checksum(offset, header.len, header.tag, header.behind, payload);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// Reads an event out of a payload; `None` if this binary does not know it.
 pub(super) fn decode(payload: &[u8]) -> Option<Event> {
     match payload.split_first() {

@@ -11,7 +11,7 @@ use std::{
 use pawl_domain::Event;
 
 use super::{
-    Config, DIR, Kind, Log, LogError, SEGMENT_HEADER, Segment, Tail, create_segment,
+    Config, DIR, Kind, Log, LogError, REDACTED, SEGMENT_HEADER, Segment, Tail, create_segment,
     frame::{self, frame_len},
     segment_header,
 };
@@ -290,8 +290,10 @@ fn list_segments(disk: &dyn Disk, read_only: bool) -> io::Result<Vec<Segment>> {
         let file = disk.open(&format!("{DIR}/{name}"))?;
         let mut header = [0; SEGMENT_HEADER as usize];
         let n = file.read_at(&mut header, 0)?;
+        let redacted = header[REDACTED] == 1;
+        header[REDACTED] = 0;
         if n == header.len() && header == segment_header(base) {
-            segments.push(Segment { base, file });
+            segments.push(Segment { base, file, redacted });
         } else if segments.is_empty() || file.size()? > SEGMENT_HEADER {
             // A segment is used only once its header is synced: this is no torn creation.
             return Err(io::Error::other(format!(

@@ -128,7 +128,11 @@ pub fn workload(data: &Path, decisions: u64) -> Result<()> {
     let clock = Arc::new(Told(AtomicU64::new(0)));
     let settings = Settings {
         checkpoint_every: Duration::from_secs(300),
-        retention: Retention { log_bytes_max: 40 << 30, record_ms: u64::MAX / 2 },
+        retention: Retention {
+            log_bytes_max: 40 << 30,
+            record_ms: u64::MAX / 2,
+            context_ms: u64::MAX,
+        },
     };
     let live = Live::spawn(fold, disk, clock.clone(), settings)?;
     let bodies = bodies();
