@@ -59,12 +59,16 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    cargo(&["test", "--workspace", "--no-fail-fast"], &[])
+    // With every optional part: a release carries them.
+    cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"], &[])
 }
 
 fn check() -> Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
+    cargo(
+        &["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"],
+        &[],
+    )?;
     test()?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])
 }

@@ -91,3 +91,42 @@ fn a_table_that_does_not_fit_is_refused_by_name() {
     let (ok, said) = simulate(dir.path(), "d.jsonl", &[]);
     assert!(ok && said.contains("\"rows\":1"), "{said}");
 }
+
+#[cfg(feature = "parquet")]
+#[test]
+fn a_parquet_table_says_the_same_as_csv() {
+    use std::sync::Arc;
+
+    use parquet::{
+        data_type::{ByteArray, ByteArrayType, DoubleType},
+        file::writer::SerializedFileWriter,
+        schema::parser::parse_message_type,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("t.csv"), table()).unwrap();
+    let schema = "message t { required binary x (UTF8); required double quality__good; required double cost_usd__good; \
+                  required double quality__bad; required double cost_usd__bad; }";
+    let file = std::fs::File::create(dir.path().join("t.parquet")).unwrap();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let text = table();
+    let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|l| l.split(',').collect()).collect();
+    for column in 0..5 {
+        let mut out = group.next_column().unwrap().unwrap();
+        if column == 0 {
+            let values: Vec<ByteArray> = rows.iter().map(|r| r[0].into()).collect();
+            out.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        } else {
+            let values: Vec<f64> = rows.iter().map(|r| r[column].parse().unwrap()).collect();
+            out.typed::<DoubleType>().write_batch(&values, None, None).unwrap();
+        }
+        out.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    let (csv, parquet) =
+        (simulate(dir.path(), "t.csv", &[]), simulate(dir.path(), "t.parquet", &[]));
+    assert!(csv.0 && parquet.0, "{}", parquet.1);
+    assert_eq!(csv.1, parquet.1);
+}

@@ -1,4 +1,4 @@
-//! A table of what every action would have given: CSV or JSON lines, plain or gzipped.
+//! A table of what every action would have given: CSV or JSON lines, plain or gzipped, or Parquet.
 
 use std::{
     fs::File,
@@ -45,12 +45,14 @@ impl Table {
         } else {
             Box::new(file)
         };
-        let rows = if plain.ends_with(".csv") {
+        let rows = if plain.ends_with(".parquet") {
+            from_parquet(spec, path)
+        } else if plain.ends_with(".csv") {
             from_csv(spec, reader)
         } else if plain.ends_with(".jsonl") || plain.ends_with(".ndjson") {
             from_json_lines(spec, reader)
         } else {
-            bail!("`{name}` is of an unknown format: name it .csv, .csv.gz, .jsonl or .jsonl.gz")
+            bail!("`{name}` is of an unknown format: name it .csv, .jsonl (with .gz or not) or .parquet")
         }
         .with_context(|| format!("in `{name}`"))?;
         if rows.is_empty() {
@@ -140,6 +142,26 @@ fn from_json_lines(spec: &CheckedSpec, reader: impl Read) -> Result<Vec<Row>> {
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// Rows of a Parquet file, by the names of its columns.
+#[cfg(feature = "parquet")]
+fn from_parquet(spec: &CheckedSpec, path: &Path) -> Result<Vec<Row>> {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let mut rows = Vec::new();
+    for (i, row) in reader.get_row_iter(None)?.enumerate() {
+        let line = row?.to_json_value().to_string();
+        rows.push(json_row(spec, &line).with_context(|| format!("in row {}", i + 1))?);
+    }
+    Ok(rows)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn from_parquet(_: &CheckedSpec, _: &Path) -> Result<Vec<Row>> {
+    bail!(
+        "this binary was built without Parquet: build it with `--features parquet`, or convert the table to CSV"
+    )
 }
 
 fn json_row(spec: &CheckedSpec, line: &str) -> Result<Row> {
