@@ -274,6 +274,12 @@ async fn hot_route(
     work: impl AsyncFnOnce(Caller, Bytes) -> ApiResult<Response<Full<Bytes>>>,
 ) -> Response<Full<Bytes>> {
     let done = async {
+        if request.uri().query().is_some() {
+            return Err(ApiError::field(
+                "query",
+                "this route takes none; everything is in the body",
+            ));
+        }
         // Who may not ask takes no place from those who may.
         let caller = app.keys().caller(request.headers(), app.now_ms())?;
         let _in_flight = app.enter()?;
@@ -295,13 +301,20 @@ pub(crate) fn json(status: u16, body: String) -> Response<Full<Bytes>> {
     response
 }
 
+async fn method_not_allowed(request: Request<Body>) -> ApiError {
+    let detail = format!("`{}` is not a method of `{}`", request.method(), request.uri().path());
+    ApiError::new(Code::MethodNotAllowed, detail)
+}
+
 /// Every other route.
 fn router(app: Arc<App>) -> Router {
-    use axum::routing::{delete, get, post};
+    use axum::routing::{any, delete, get, post};
     Router::new()
         .route("/v1/models", get(models::list).post(models::create))
         .route("/v1/models/{model}", get(models::show))
         .route("/v1/models/{model}/versions", get(models::versions).post(models::add_version))
+        .route("/v1/models/{model}/decide", any(method_not_allowed))
+        .route("/v1/feedback", any(method_not_allowed))
         .route("/v1/models/{model}/decide/batch", post(decide::batch))
         .route("/v1/models/{model}/decisions", get(decisions::list).post(elsewhere::report))
         .route("/v1/decisions/{id}", get(decisions::show))
@@ -318,10 +331,6 @@ fn router(app: Arc<App>) -> Router {
         .fallback(async |request: Request<Body>| {
             ApiError::new(Code::NotFound, format!("there is nothing at `{}`", request.uri().path()))
         })
-        .method_not_allowed_fallback(async |request: Request<Body>| {
-            let detail =
-                format!("`{}` is not a method of `{}`", request.method(), request.uri().path());
-            ApiError::new(Code::MethodNotAllowed, detail)
-        })
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
 }

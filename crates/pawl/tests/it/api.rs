@@ -150,6 +150,8 @@ fn bad_input_names_the_field_the_value_and_the_remedy() {
         body["decision_id"] = id.clone();
         check_refused(&server, (FEEDBACK, &body.to_string(), 422, "invalid_request", detail));
     }
+    assert_eq!(server.refused("/v1/feedback?dry_run=true", "{}").0, 422);
+    assert_eq!(server.get(DECIDE).status().as_u16(), 405);
     let big = format!(r#"{{"context": {{"task": "{}"}}}}"#, "x".repeat(2 << 20));
     assert_eq!(server.refused(DECIDE, &big).1, "body_too_large");
     assert_eq!(server.json("/v1/models/router")["feedback"]["learned"], 0);
