@@ -8,7 +8,10 @@ use std::sync::Arc;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256};
+use crate::{
+    id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256},
+    spec::CheckedSpec,
+};
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -217,6 +220,22 @@ pub struct Change {
     pub principal: Option<Arc<str>>,
     /// What changed.
     pub kind: ChangeKind,
+}
+
+impl Change {
+    /// The change by which a model begins, as a registry's `seq`-th, for folds without a registry.
+    #[must_use]
+    pub fn first(spec: &CheckedSpec, seq: u64) -> Self {
+        let kind = ChangeKind::Enrolled {
+            model: spec.name().clone(),
+            version: Version::new(1, 0, 0),
+            learner: LearnerId(1),
+            spec: spec.to_json(),
+            spec_sha256: spec.sha256(),
+            inherits: None,
+        };
+        Self { incarnation: 1, seq, at_ms: 0, principal: None, kind }
+    }
 }
 
 /// What changed in the registry.

@@ -7,10 +7,12 @@ mod clock;
 mod fold;
 mod live;
 mod published;
+mod retention;
 mod syncer;
 
 pub use clock::{Clock, SlewedClock};
 pub use fold::{Fold, RecoverError, Recovered};
-pub use live::{Inspection, Live, Retention, Settings, Stopped};
+pub use live::{Inspection, Live, Settings, Stopped};
 pub use published::Published;
+pub use retention::Retention;
 pub use syncer::{SyncError, Syncer};

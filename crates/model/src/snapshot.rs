@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pawl_domain::{
     LearnerId,
-    event::Removal,
+    event::{Caller, Decided, Outcome, Removal},
     spec::{Algorithm, CheckedSpec, Likelihood, Metric, Parameters},
 };
 use pawl_stats::argmax::{self, Marginal};
@@ -86,6 +86,19 @@ pub struct Choice {
     pub chosen: usize,
 }
 
+/// What a record says beside the choice.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The log epoch.
+    pub epoch: u32,
+    /// The decision's own random bits, which keyed the draw.
+    pub nonce: u64,
+    /// Wall time.
+    pub at_ms: u64,
+    /// What the caller said.
+    pub caller: Caller,
+}
+
 /// Why nothing could be decided.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
@@ -146,6 +159,30 @@ impl Snapshot {
         }
         choice.chosen = policy::draw(&choice.probabilities, request.seed);
         Ok(choice)
+    }
+
+    /// The record of a choice that this snapshot made from `context`.
+    #[must_use]
+    pub fn record(&self, context: &Context<'_>, choice: Choice, made: Made) -> Decided {
+        Decided {
+            epoch: made.epoch,
+            nonce: made.nonce,
+            at_ms: made.at_ms,
+            model: self.spec.name().clone(),
+            version: self.version.clone(),
+            learner: self.learner,
+            snapshot: self.position,
+            clock: self.decisions,
+            context: context.logged(&self.spec).into_owned(),
+            eligible: choice.eligible,
+            removed: choice.removed,
+            probabilities: choice.probabilities,
+            chosen: choice.chosen as u16,
+            outcome: Outcome::Ok,
+            reason: None,
+            caller: made.caller,
+            metrics: Vec::new(),
+        }
     }
 
     /// The scores that [`Snapshot::decide`] weighs, for `eligible` actions.

@@ -8,11 +8,15 @@ use http_body_util::Full;
 use hyper::{HeaderMap, Response};
 use pawl_domain::{
     DecisionId, Event, ModelName, Position,
-    event::{self, Decided, Outcome},
+    event::{self, Decided},
     suggest,
 };
 use pawl_engine::request_key;
-use pawl_model::{Refusal, Request, Snapshot, context::Context, snapshot::Workspace};
+use pawl_model::{
+    Refusal, Request, Snapshot,
+    context::Context,
+    snapshot::{Made, Workspace},
+};
 use pawl_store::registry::Scope;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -170,25 +174,8 @@ fn choose(
     let choice = choice.map_err(|e| match e {
         Refusal::NoEligibleAction => ApiError::new(Code::NoEligibleAction, e.to_string()),
     })?;
-    Ok(Decided {
-        epoch: app.log().epoch(),
-        nonce,
-        at_ms: app.now_ms(),
-        model: spec.name().clone(),
-        version: snapshot.version.clone(),
-        learner: snapshot.learner,
-        snapshot: snapshot.position,
-        clock: snapshot.decisions,
-        context: context.logged(spec).into_owned(),
-        eligible: choice.eligible,
-        removed: choice.removed,
-        probabilities: choice.probabilities,
-        chosen: choice.chosen as u16,
-        outcome: Outcome::Ok,
-        reason: None,
-        caller,
-        metrics: Vec::new(),
-    })
+    let made = Made { epoch: app.log().epoch(), nonce, at_ms: app.now_ms(), caller };
+    Ok(snapshot.record(&context, choice, made))
 }
 
 fn wanted(spec: &pawl_domain::CheckedSpec, names: &[Cow<'_, str>]) -> ApiResult<Vec<u16>> {

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use pawl_domain::{
-    CheckedSpec, DecisionId, Event, LearnerId, ModelSpec, Position, Sha256,
-    event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
+    CheckedSpec, DecisionId, Event, ModelSpec, Position, Sha256,
+    event::{Caller, Change, Feedback, JoinLimits, Target},
 };
 use pawl_driver::{Fold, RecoverError, Recovered};
-use pawl_model::{Request, context::Context, snapshot::Workspace};
+use pawl_model::{
+    Request,
+    context::Context,
+    snapshot::{Made, Workspace},
+};
 use pawl_stats::rng::Stream;
 use pawl_store::{Disk, LogError, checkpoints, log::Config};
-use semver::Version;
 
 /// Models of three families: one that forgets, one with text, one without context.
 const SPECS: [&str; 3] = [
@@ -133,20 +136,8 @@ impl<D: Disk> World<D> {
 
     fn enrol(&mut self) -> Result<(), RecoverError> {
         for (i, spec) in self.specs.iter().enumerate() {
-            self.fold.log().append_event(&Event::Changed(Change {
-                incarnation: 1,
-                seq: i as u64 + 1,
-                at_ms: self.now_ms,
-                principal: None,
-                kind: ChangeKind::Enrolled {
-                    model: spec.name().clone(),
-                    version: Version::new(1, 0, 0),
-                    learner: LearnerId(1),
-                    spec: spec.to_json(),
-                    spec_sha256: spec.sha256(),
-                    inherits: None,
-                },
-            }))?;
+            let change = Change::first(spec, i as u64 + 1);
+            self.fold.log().append_event(&Event::Changed(change))?;
         }
         self.fold.log().sync()?;
         self.fold.catch_up()?;
@@ -194,25 +185,9 @@ impl<D: Disk> World<D> {
             return Ok(());
         };
         let request_id = (self.stream.below(4) == 0).then(|| format!("r{}", self.stream.below(30)));
-        let decided = Decided {
-            epoch: self.fold.log().epoch(),
-            nonce,
-            at_ms: self.now_ms,
-            model: spec.name().clone(),
-            version: snapshot.version.clone(),
-            learner: snapshot.learner,
-            snapshot: snapshot.position,
-            clock: snapshot.decisions,
-            context: context.logged(&spec).into_owned(),
-            eligible: choice.eligible,
-            removed: choice.removed,
-            probabilities: choice.probabilities,
-            chosen: choice.chosen as u16,
-            outcome: Outcome::Ok,
-            reason: None,
-            caller: Caller { request_id, ..Caller::default() },
-            metrics: Vec::new(),
-        };
+        let caller = Caller { request_id, ..Caller::default() };
+        let made = Made { epoch: self.fold.log().epoch(), nonce, at_ms: self.now_ms, caller };
+        let decided = snapshot.record(&context, choice, made);
         let id = |offset| decided.id(Position { partition: 0, offset });
         let written = self.fold.log().append_event(&Event::Decided(decided.clone()))?;
         self.decisions.push(id(written.first));

@@ -14,10 +14,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use pawl_domain::{
     CheckedSpec, Event, ModelSpec, Position,
-    event::{Caller, Decided, Feedback, JoinLimits, Outcome, Target},
+    event::{Caller, Decided, Feedback, JoinLimits, Target},
 };
 use pawl_driver::{Clock, Fold, Live, Retention, Settings};
-use pawl_model::{Request, context::Context, snapshot::Workspace};
+use pawl_model::{
+    Request,
+    context::Context,
+    snapshot::{Made, Workspace},
+};
 use pawl_stats::rng::mix;
 use pawl_store::{
     Disk, Log, RealDisk,
@@ -196,25 +200,9 @@ fn decide(
     let nonce = mix(i);
     let choice =
         snapshot.decide(&Request { context: &context, actions: None, seed: nonce }, work)?;
-    Ok(Event::Decided(Decided {
-        epoch: log.epoch(),
-        nonce,
-        at_ms: i * BETWEEN_US / 1000,
-        model: spec.name().clone(),
-        version: snapshot.version.clone(),
-        learner: snapshot.learner,
-        snapshot: snapshot.position,
-        clock: snapshot.decisions,
-        context: context.logged(spec).into_owned(),
-        eligible: choice.eligible,
-        removed: choice.removed,
-        probabilities: choice.probabilities,
-        chosen: choice.chosen as u16,
-        outcome: Outcome::Ok,
-        reason: None,
-        caller: Caller::default(),
-        metrics: Vec::new(),
-    }))
+    let at_ms = i * BETWEEN_US / 1000;
+    let made = Made { epoch: log.epoch(), nonce, at_ms, caller: Caller::default() };
+    Ok(Event::Decided(snapshot.record(&context, choice, made)))
 }
 
 /// Runs the workload in a process of its own, watches its memory, kills it, and times the restart.

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use pawl_domain::{
-    CheckedSpec, DecisionId, Event, LearnerId, Position,
-    event::{Caller, Change, ChangeKind, Decided, Feedback, Outcome, Target},
+    CheckedSpec, DecisionId, Event, Position,
+    event::{Caller, Change, Decided, Feedback, Target},
 };
 use pawl_driver::Fold;
 use pawl_engine::Engine;
-use pawl_model::{Request, context::Context, snapshot::Workspace};
+use pawl_model::{
+    Request,
+    context::Context,
+    snapshot::{Made, Workspace},
+};
 use pawl_stats::rng::{Stream, mix};
 use pawl_store::{
     Log, MemoryDisk,
     log::{Batch, Config},
 };
-use semver::Version;
 
 use super::table::Table;
 
@@ -36,29 +39,12 @@ fn order(rows: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-fn enrolled(spec: &CheckedSpec) -> Event {
-    Event::Changed(Change {
-        incarnation: 1,
-        seq: 1,
-        at_ms: 0,
-        principal: None,
-        kind: ChangeKind::Enrolled {
-            model: spec.name().clone(),
-            version: Version::new(1, 0, 0),
-            learner: LearnerId(1),
-            spec: spec.to_json(),
-            spec_sha256: spec.sha256(),
-            inherits: None,
-        },
-    })
-}
-
 /// Runs `spec` over the rows of `table` in the order of `seed`. `progress` is told the rows done.
 pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64)) -> Result<Pass> {
     let disk = Arc::new(MemoryDisk::default());
     let (log, _) = Log::open(disk, Config { segment_bytes: 4 << 20, read_only: false }, 0, false)?;
     let log = Arc::new(log);
-    log.append_event(&enrolled(spec))?;
+    log.append_event(&Event::Changed(Change::first(spec, 1)))?;
     let mut fold = Fold::new(log.clone(), Engine::new());
     let order = order(table.rows.len(), seed);
     let metrics = spec.metrics();
@@ -113,23 +99,6 @@ fn decide(
     let read = Context::read(spec, context)?;
     let nonce = mix(mix(seed ^ 0x5EED).wrapping_add(at_ms));
     let choice = snapshot.decide(&Request { context: &read, actions: None, seed: nonce }, work)?;
-    Ok(Decided {
-        epoch: fold.log().epoch(),
-        nonce,
-        at_ms,
-        model: spec.name().clone(),
-        version: snapshot.version.clone(),
-        learner: snapshot.learner,
-        snapshot: snapshot.position,
-        clock: snapshot.decisions,
-        context: read.logged(spec).into_owned(),
-        eligible: choice.eligible,
-        removed: choice.removed,
-        probabilities: choice.probabilities,
-        chosen: choice.chosen as u16,
-        outcome: Outcome::Ok,
-        reason: None,
-        caller: Caller::default(),
-        metrics: Vec::new(),
-    })
+    let made = Made { epoch: fold.log().epoch(), nonce, at_ms, caller: Caller::default() };
+    Ok(snapshot.record(&read, choice, made))
 }
