@@ -1,6 +1,6 @@
 //! A learner: one estimate a metric and action, moved by one example at a time, in log order.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use pawl_domain::{
     ActionName, LearnerId,
@@ -219,6 +219,7 @@ impl Learner {
             examples: self.examples,
             decisions: self.decisions,
             metrics: metrics.map(|(metric, state)| state.view(spec, metric)).collect(),
+            of_all: OnceLock::new(),
         }
     }
 }

@@ -1,10 +1,7 @@
 //! From scores to probabilities: each policy gives the whole vector, and the action is drawn from it.
 
 use pawl_domain::spec::{Algorithm, Policy};
-use pawl_stats::{
-    argmax::{self, Marginal},
-    rng,
-};
+use pawl_stats::{argmax, rng};
 
 /// What a policy needs to know of the eligible actions.
 #[derive(Debug)]
@@ -13,8 +10,8 @@ pub enum Evidence<'a> {
     Normal(&'a [f64], &'a [f64]),
     /// Jointly normal scores: means and the covariance `[k, k]`.
     Joint(&'a [f64], &'a [f64]),
-    /// Independent scores of any posterior.
-    Marginals(&'a [Marginal]),
+    /// Probabilities that were integrated before.
+    Known(&'a [f64]),
 }
 
 /// Fills `p`, one an eligible action: it sums to 1 and keeps the floor.
@@ -48,7 +45,7 @@ pub fn probabilities(
         (_, Evidence::Joint(mean, covariance)) => {
             argmax::correlated(mean, covariance, rng::mix(seed), p);
         }
-        (_, Evidence::Marginals(marginals)) => p.copy_from_slice(&argmax::general(marginals)),
+        (_, Evidence::Known(known)) => p.copy_from_slice(known),
     }
     if p.iter().any(|p| !p.is_finite()) {
         // Estimates that are not finite say nothing: the first, which is the incumbent where there is one.

@@ -1,6 +1,6 @@
 //! The immutable view that answers requests: a version's spec and a learner's weights at one position.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use pawl_domain::{
     LearnerId,
@@ -60,6 +60,8 @@ pub struct Snapshot {
     pub decisions: u64,
     /// One a metric of the spec.
     pub metrics: Vec<MetricView>,
+    /// Thompson without context: the probabilities of all actions, once they were asked for.
+    pub of_all: OnceLock<Vec<f64>>,
 }
 
 /// What a decision is asked from.
@@ -150,7 +152,16 @@ impl Snapshot {
             policy::probabilities(policy, evidence, self.decisions, request.seed, scratch, p);
         };
         match policy.algorithm {
-            Algorithm::Thompson => weigh(&Evidence::Marginals(&self.marginals(&choice.eligible))),
+            // Without context every decision between all actions has the same probabilities: integrated once.
+            Algorithm::Thompson if choice.eligible.len() == self.spec.actions().len() => {
+                let p =
+                    self.of_all.get_or_init(|| argmax::general(&self.marginals(&choice.eligible)));
+                weigh(&Evidence::Known(p));
+            }
+            Algorithm::Thompson => {
+                let p = argmax::general(&self.marginals(&choice.eligible));
+                weigh(&Evidence::Known(&p));
+            }
             Algorithm::LinearThompson if policy.parameters != Parameters::PerAction => {
                 let covariance = self.covariance(&choice.eligible, encoded);
                 weigh(&Evidence::Joint(&scores.score, &covariance));

@@ -9,6 +9,8 @@ use crate::{dense, normal as standard, rng::Stream, special};
 const ENDS: [f64; 7] = [-7.0, -3.0, -1.2, 0.0, 1.2, 3.0, 7.0];
 /// The same for more than three live scores, where the action is drawn from the result and 1e-3 would do.
 const COARSE_ENDS: [f64; 7] = [-4.8, -2.6, -1.1, 0.0, 1.1, 2.6, 4.8];
+/// More scores than this are integrated coarsely by [`general`] too.
+const FINE_MAX: usize = 8;
 /// Panels narrower than this many of the smallest live deviation are merged with the next, under coarse ends.
 const NARROWEST: f64 = 0.9;
 /// A score whose upper end lies below another's lower end cannot win: the error is below 1e-9 a score.
@@ -162,15 +164,10 @@ fn integrate_normals(mean: &[f64], sd: &dyn Fn(usize) -> f64, p: &mut [f64], s: 
     s.ends.retain(|&e| e >= lowest && e <= highest);
     s.ends.sort_unstable_by(f64::total_cmp);
     if coarse {
-        let narrow = NARROWEST * s.live.iter().fold(f64::INFINITY, |m, &a| m.min(sd(a)));
-        let mut last = f64::NEG_INFINITY;
-        s.ends.retain(|&e| {
-            let keep = e == highest || e - last >= narrow;
-            if keep {
-                last = e;
-            }
-            keep
-        });
+        merge_narrow(
+            &mut s.ends,
+            NARROWEST * s.live.iter().fold(f64::INFINITY, |m, &a| m.min(sd(a))),
+        );
     }
     place_nodes(s);
     let n = s.x.len();
@@ -189,6 +186,19 @@ fn integrate_normals(mean: &[f64], sd: &dyn Fn(usize) -> f64, p: &mut [f64], s: 
             / sd(a);
     }
     normalise(p);
+}
+
+/// Drops ends, but for the last, so that no panel is narrower than `narrow`.
+fn merge_narrow(ends: &mut Vec<f64>, narrow: f64) {
+    let highest = ends.last().copied().unwrap_or_default();
+    let mut last = f64::NEG_INFINITY;
+    ends.retain(|&e| {
+        let keep = e == highest || e - last >= narrow;
+        if keep {
+            last = e;
+        }
+        keep
+    });
 }
 
 /// ∫ f ∏ F over the nodes, for the score in `row`.
@@ -243,7 +253,8 @@ fn place_nodes(s: &mut Scratch) {
     }
 }
 
-/// The same for any [`Marginal`]s: slower, for posteriors that change seldom. Error below 1e-6.
+/// The same for any [`Marginal`]s: slower, for posteriors that change seldom. Error below 1e-6 for up to eight
+/// scores, 1e-3 for more.
 #[must_use]
 pub fn general(scores: &[Marginal]) -> Vec<f64> {
     let mut p = vec![0.0; scores.len()];
@@ -257,12 +268,23 @@ pub fn general(scores: &[Marginal]) -> Vec<f64> {
         scratch.ends.extend(panel_ends(score));
     }
     scratch.ends.sort_unstable_by(f64::total_cmp);
+    if scores.len() > FINE_MAX {
+        let spreads = scores.iter().map(Marginal::spread).filter(|s| *s > 0.0);
+        merge_narrow(&mut scratch.ends, NARROWEST * spreads.fold(f64::INFINITY, f64::min));
+        scratch.live.push(0); // four nodes a panel
+    }
     place_nodes(&mut scratch);
     for (x, weight) in scratch.x.iter().zip(&scratch.weight) {
         let at: Vec<(f64, f64)> = scores.iter().map(|s| s.pdf_cdf(*x)).collect();
-        for a in 0..scores.len() {
-            let others: f64 = (0..scores.len()).filter(|&b| b != a).map(|b| at[b].1).product();
-            p[a] += weight * at[a].0 * others;
+        // The product of all others from the products of those before and those after.
+        let mut after = vec![1.0; scores.len()];
+        for a in (0..scores.len() - 1).rev() {
+            after[a] = after[a + 1] * at[a + 1].1;
+        }
+        let mut before = 1.0;
+        for (a, (pdf, cdf)) in at.into_iter().enumerate() {
+            p[a] += weight * pdf * before * after[a];
+            before *= cdf;
         }
     }
     normalise(&mut p);
@@ -363,6 +385,22 @@ mod tests {
         let arm = |a, b| Marginal::Beta { a, b, location: 0.0, scale: 1.0 };
         let p = general(&[arm(11.0, 91.0), arm(16.0, 86.0)]);
         assert!((p[1] - 0.853_283_8).abs() < 5e-8, "{p:?}");
+    }
+
+    #[test]
+    fn many_posteriors_are_integrated_coarsely_and_well() {
+        // Sixty-four equal arms and one that is better: by symmetry the equal ones share what is left alike.
+        let arm = |a: f64| Marginal::Beta { a, b: 20.0, location: 0.0, scale: 1.0 };
+        let arms: Vec<Marginal> = (0..64).map(|i| arm(if i == 0 { 60.0 } else { 20.0 })).collect();
+        let p = general(&arms);
+        assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        for q in &p[2..] {
+            assert!((q - p[1]).abs() < 1e-12);
+        }
+        // The better arm against the largest of 63: a million draws of the two (numpy, seed 1) gave .8871 ± .0003.
+        let equal = general(&vec![arm(20.0); 64]);
+        assert!(equal.iter().all(|q| (q - 1.0 / 64.0).abs() < 1e-12));
+        assert!((p[0] - 0.8871).abs() < 2e-3, "{}", p[0]);
     }
 
     #[test]
