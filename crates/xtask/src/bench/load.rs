@@ -30,6 +30,11 @@ pub fn post(path: &str, key: Option<&str>, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// A whole GET request.
+pub fn get(path: &str, key: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: pawl\r\nauthorization: Bearer {key}\r\n\r\n").into_bytes()
+}
+
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|w| w == wanted)
 }

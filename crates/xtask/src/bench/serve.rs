@@ -92,6 +92,17 @@ fn measure(server: &Process, plan: &Plan) -> Result<(Outcome, f64)> {
     Ok((outcome, cpu))
 }
 
+/// Bytes in the log of `server`.
+fn log_bytes(server: &Process, key: &str) -> Result<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut connection = load::Connection::open(&server.address).await?;
+        let reply = connection.send(&load::get("/v1/log", key)).await?;
+        let head = load::member(reply, "head")?;
+        Ok(head.split_once('.').context("a position has two parts")?.1.parse()?)
+    })
+}
+
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
     build()?;
@@ -105,6 +116,11 @@ pub fn run(options: &Options) -> Result<()> {
     println!("body {} bytes, 64 connections, {} s a run", bodies()[0].len(), options.seconds);
     // Warm: weights that differ, pages that are there.
     measure(&pawl, &learning)?;
+    let before = log_bytes(&pawl, &key)?;
+    let (recorded, _) = measure(&pawl, &ours)?;
+    let each = (log_bytes(&pawl, &key)? - before) as f64 / recorded.requests as f64;
+    let context =
+        bodies().iter().map(|b| b.len() - "{\"context\":}".len()).sum::<usize>() / bodies().len();
     let mut rows: [Vec<(Outcome, f64)>; 5] = Default::default();
     for _ in 0..options.alternations {
         rows[0].push(measure(&ceiling, &bare)?);
@@ -147,6 +163,7 @@ pub fn run(options: &Options) -> Result<()> {
     );
     let excess = middle(4, &|r| r.0.quantile_ms(0.99)) - middle(3, &|r| r.0.quantile_ms(0.99));
     println!("p99 − ceiling's        {excess:.3} ms at {} requests/s  (goal ≤ 0.5)", options.rate);
+    println!("disk beside a context  {:.0} bytes a decision  (goal < 100)", each - context as f64);
     if options.report_memory {
         println!(
             "private memory         {:.1} MB  (goal < 200)",
