@@ -400,8 +400,8 @@ pub(crate) async fn batch(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let _in_flight = app.enter()?;
     let caller = app.keys().caller(&headers, app.now_ms())?;
+    let _in_flight = app.enter()?;
     let body = read_body(&app, body).await?;
     let request: BatchRequest<'_> = parse(utf8(&body)?)?;
     let (n, most) = (request.requests.len(), app.config().limits.batch);

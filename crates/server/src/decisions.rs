@@ -189,8 +189,8 @@ pub(crate) async fn list(
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let _in_flight = app.enter()?;
     let caller = app.keys().caller(&headers, app.now_ms())?;
+    let _in_flight = app.enter()?;
     let model = model_name(&model)?;
     caller.may(Scope::Read, Some(model.as_str()))?;
     let Query(query) = query.map_err(|e| ApiError::field("query", e.body_text()))?;

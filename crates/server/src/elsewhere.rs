@@ -147,8 +147,8 @@ pub(crate) async fn report(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let _in_flight = app.enter()?;
     let caller = app.keys().caller(&headers, app.now_ms())?;
+    let _in_flight = app.enter()?;
     let snapshot = find(&app, &model)?;
     caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
     let body = read_body(&app, body).await?;

@@ -123,12 +123,6 @@ impl RealDisk {
         )?;
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
-
-    /// The directory.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
 }
 
 impl Disk for RealDisk {

@@ -79,6 +79,19 @@ fn section(manifest: &toml::Table, key: &str) -> Vec<String> {
     table.map(|t| t.keys().cloned().collect()).unwrap_or_default()
 }
 
+/// Whether code, comments aside, names the crate `ident`: as a path or in a `use`, and not as part of a longer name.
+fn names(text: &str, ident: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let code = text.lines().filter(|l| !l.trim_start().starts_with("//"));
+    code.into_iter().any(|line| {
+        line.match_indices(ident).any(|(at, _)| {
+            let after = &line[at + ident.len()..];
+            let path = after.starts_with("::") || (line.contains("use ") && after.starts_with(';'));
+            path && !line[..at].ends_with(word)
+        })
+    })
+}
+
 fn check_imports(
     name: &str,
     manifest: &str,
@@ -92,7 +105,7 @@ fn check_imports(
     let used = |dependency: &str, tests: bool| {
         let ident = dependency.replace('-', "_");
         let here = |path: &Path| tests || path.starts_with("src");
-        sources.iter().any(|(path, text)| here(path) && text.contains(&ident))
+        sources.iter().any(|(path, text)| here(path) && names(text, &ident))
     };
     for dependency in section(&manifest, "dependencies") {
         if dependency.strip_prefix("pawl-").is_some_and(|d| !allowed.contains(&d)) {

@@ -29,6 +29,19 @@ fn an_unused_internal_dependency_is_rejected() {
 }
 
 #[test]
+fn a_longer_name_or_a_comment_is_no_use() {
+    let manifest = "[dependencies]\nserde.workspace = true\n";
+    let unused = sources(&[(
+        "src/lib.rs",
+        "//! x\n// serde::Serialize\nuse serde_json::json;\nuse my_serde::x;",
+    )]);
+    let found = check_imports("model", manifest, &unused).unwrap();
+    assert_eq!(found, ["crates/model declares serde and does not use it"]);
+    let used = sources(&[("src/lib.rs", "//! x\nuse serde::Serialize;")]);
+    assert!(check_imports("model", manifest, &used).unwrap().is_empty());
+}
+
+#[test]
 fn an_orphan_file_is_rejected() {
     let files = sources(&[
         ("src/lib.rs", "//! x\nmod a;"),
