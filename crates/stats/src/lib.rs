@@ -7,6 +7,7 @@
 pub mod argmax;
 pub mod cpu;
 pub mod dense;
+pub mod drift;
 pub mod normal;
 pub mod rng;
 pub mod special;

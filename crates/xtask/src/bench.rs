@@ -2,6 +2,7 @@
 
 mod bandit;
 mod ceiling;
+mod drift;
 mod freshness;
 mod load;
 mod routing;
@@ -22,6 +23,8 @@ pub enum Bench {
     Bandit,
     /// Policies on real routing tables against Vowpal Wabbit's
     Routing(routing::Options),
+    /// Change detectors against River's: delays, misses, false alarms, updates a second
+    Drift(drift::Options),
     /// The bare server itself, on a port that the system picks
     #[command(hide = true)]
     Ceiling,
@@ -35,6 +38,7 @@ impl Bench {
             Self::Freshness(options) => freshness::run(options),
             Self::Bandit => bandit::run(),
             Self::Routing(options) => routing::run(options),
+            Self::Drift(options) => drift::run(options),
             Self::Ceiling => ceiling::run(),
         }
     }
