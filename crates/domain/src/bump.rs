@@ -39,7 +39,8 @@ pub const RULES: &[(&str, Bump, &str)] = &[
         Bump::Major,
         "feedback that was valid is refused, or means the opposite",
     ),
-    ("an action added", Bump::Minor, "replies may name it"),
+    ("the kind changed, or a class removed", Bump::Major, "replies or labels mean something else"),
+    ("an action or a class added", Bump::Minor, "replies may name it"),
     (
         "an action's payload or max changed",
         Bump::Minor,
@@ -53,7 +54,11 @@ pub const RULES: &[(&str, Bump, &str)] = &[
     ("a cross added or removed", Bump::Minor, "old requests still work"),
     ("a metric added, or its bounds widened", Bump::Minor, "old feedback is still valid"),
     ("a metric's features changed", Bump::Minor, "that metric learns anew what it did not have"),
-    ("the algorithm, parameters or covariance changed", Bump::Minor, "another family of learner"),
+    (
+        "the algorithm, parameters, covariance or loss changed",
+        Bump::Minor,
+        "another family of learner",
+    ),
     (
         "anything else: weights, incumbent, prior, explore, hyperparameters, feedback, batch",
         Bump::Patch,
@@ -84,6 +89,7 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
     let mut note = |bump, field: String, change: &str| {
         found.push(Difference { bump, field, change: change.to_owned() });
     };
+    class_differences(old, new, &mut note);
     action_differences(old, new, &mut note);
     feature_differences(old, new, &mut note);
     for metric in old.metrics() {
@@ -97,7 +103,10 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
         note(Bump::Minor, format!("metrics.{}", metric.name), "added");
     }
     let (a, b) = (old.policy(), new.policy());
-    if (a.algorithm, a.parameters, a.covariance) != (b.algorithm, b.parameters, b.covariance) {
+    let loss = |p: &crate::spec::Policy| p.online.as_ref().map(|o| o.loss);
+    if (a.algorithm, a.parameters, a.covariance, loss(a))
+        != (b.algorithm, b.parameters, b.covariance, loss(b))
+    {
         note(Bump::Minor, "learner".to_owned(), "another family");
     }
     if found.is_empty() && old.spec() != new.spec() {
@@ -106,6 +115,22 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
     }
     found.sort_by_key(|d| core::cmp::Reverse(d.bump));
     found
+}
+
+fn class_differences(
+    old: &CheckedSpec,
+    new: &CheckedSpec,
+    note: &mut impl FnMut(Bump, String, &str),
+) {
+    if old.kind() != new.kind() {
+        note(Bump::Major, "kind".to_owned(), "changed");
+    }
+    for class in old.classes().iter().filter(|c| !new.classes().contains(c)) {
+        note(Bump::Major, format!("label.classes.{class}"), "removed");
+    }
+    for class in new.classes().iter().filter(|c| !old.classes().contains(c)) {
+        note(Bump::Minor, format!("label.classes.{class}"), "added");
+    }
 }
 
 fn action_differences(

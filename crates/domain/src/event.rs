@@ -9,6 +9,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    examples::Examples,
     id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256},
     spec::CheckedSpec,
 };
@@ -51,6 +52,8 @@ pub enum Event {
         /// The first byte after it.
         to: u64,
     },
+    /// Labelled examples came.
+    Examples(Examples),
 }
 
 /// How much the join may hold. It is part of the log, so that replaying needs no configuration.
@@ -129,7 +132,8 @@ pub struct Decided {
     pub reason: Option<String>,
     /// What the caller said beside the context.
     pub caller: Caller,
-    /// Metrics that were known at once: decisions made elsewhere.
+    /// Metrics that were known at once: decisions made elsewhere. Of a prediction: what was served, as `prediction` or,
+    /// by class, as `prediction=CLASS`.
     pub metrics: Vec<(String, f64)>,
 }
 
@@ -195,7 +199,7 @@ pub struct Feedback {
     pub received_ms: u64,
     /// When it was observed, where the caller said so.
     pub at_ms: Option<u64>,
-    /// Values by metric name.
+    /// Values by metric name. A label is the metric `label`, and a label that is no number is `label=CLASS`, 1.
     pub metrics: Vec<(String, f64)>,
     /// The action that was really taken, where it was another than the chosen one.
     pub action_taken: Option<ActionName>,

@@ -5,12 +5,16 @@
 pub mod bump;
 pub mod duration;
 pub mod event;
+pub mod examples;
 pub mod id;
 pub mod probability;
 pub mod spec;
 pub mod suggest;
+pub mod value;
 
 pub use event::Event;
+pub use examples::{Examples, Label};
 pub use id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256};
 pub use probability::Probability;
 pub use spec::{CheckedSpec, ModelSpec};
+pub use value::Value;

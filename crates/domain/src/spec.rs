@@ -3,6 +3,7 @@
 mod check;
 mod feature;
 mod learner;
+mod online;
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::Duration,
+    examples::Label,
     id::{ActionName, ModelName, Sha256},
     suggest,
 };
@@ -17,6 +19,10 @@ pub use check::{METRICS_MAX, SpecError, SpecErrors};
 pub use feature::{Encoding, FeatureSpec, FeatureType, LogMode, Scale};
 pub use learner::{
     Algorithm, BatchSpec, Covariance, HalfLife, LearnerSpec, Likelihood, Parameters, Policy,
+};
+pub use online::{
+    ClipSpec, Gradient, Loss, LossName, Online, RateSpec, Schedule, ScheduleName, ScheduleSpec,
+    ScheduleUnit, Shape,
 };
 
 /// The schema of specs that this version reads.
@@ -35,6 +41,9 @@ pub struct ModelSpec {
     /// The actions of a policy.
     #[serde(default, skip_serializing_if = "Actions::is_empty")]
     pub actions: Actions,
+    /// What a regressor or classifier predicts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<LabelSpec>,
     /// The fields of the context that are stored and learned from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, FeatureSpec>,
@@ -65,6 +74,23 @@ pub enum Kind {
     /// Predicts a class.
     Classifier,
 }
+
+/// What a regressor or classifier predicts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelSpec {
+    /// The classes of a classifier; with two, the second is the positive one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// The least and largest possible label of a regressor; others are refused, and predictions stay within.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<[f64; 2]>,
+}
+
+/// The metric under which a label is learned.
+pub const LABEL: &str = "label";
+/// The one action of a regressor or classifier.
+pub const PREDICT: &str = "predict";
 
 /// Actions by name, or as tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -299,13 +325,26 @@ impl CheckedSpec {
         &self.spec
     }
 
+    /// What it answers.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.spec.kind
+    }
+
+    /// The classes of a classifier; none for other kinds.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        self.spec.label.as_ref().map_or(&[], |l| &l.classes)
+    }
+
     /// The model's name.
     #[must_use]
     pub const fn name(&self) -> &ModelName {
         &self.spec.name
     }
 
-    /// Actions, in the order of the spec.
+    /// Actions, in the order of the spec. A regressor or classifier has one, [`PREDICT`]: it learns as a policy
+    /// without a choice does, from one metric, [`LABEL`].
     #[must_use]
     pub fn actions(&self) -> &[Action] {
         &self.actions
@@ -327,6 +366,44 @@ impl CheckedSpec {
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<usize> {
         self.metrics.iter().position(|m| m.name == name)
+    }
+
+    /// What a named value teaches: the index of its metric, and the value. Of a classifier's label, however it is
+    /// written, the value is the index of the class. `None` where the spec has no such metric or class.
+    #[must_use]
+    pub fn lesson(&self, name: &str, value: f64) -> Option<(usize, f64)> {
+        if self.kind() != Kind::Classifier {
+            return Some((self.metric(name)?, value));
+        }
+        let class = match name.strip_prefix(LABEL)?.strip_prefix('=') {
+            Some(class) => self.class(class),
+            None if name == LABEL => self.class_of_number(value),
+            None => None,
+        };
+        Some((0, class? as f64))
+    }
+
+    /// The index of a class.
+    #[must_use]
+    pub fn class(&self, name: &str) -> Option<usize> {
+        self.classes().iter().position(|c| c == name)
+    }
+
+    /// The index of the class that is written as this number.
+    #[must_use]
+    pub fn class_of_number(&self, value: f64) -> Option<usize> {
+        self.classes().iter().position(|c| c.parse() == Ok(value))
+    }
+
+    /// What an example's label teaches: a number, or the index of a class. `None` where it does not fit.
+    #[must_use]
+    pub fn label(&self, label: Label<'_>) -> Option<f64> {
+        match (self.kind(), label) {
+            (Kind::Policy, _) | (Kind::Regressor, Label::Class(_)) => None,
+            (Kind::Regressor, Label::Number(y)) => Some(y),
+            (Kind::Classifier, Label::Class(name)) => self.class(name).map(|c| c as f64),
+            (Kind::Classifier, Label::Number(y)) => self.class_of_number(y).map(|c| c as f64),
+        }
     }
 
     /// The index of an action.

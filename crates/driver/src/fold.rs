@@ -189,8 +189,7 @@ impl Fold {
     pub fn step(&mut self) -> Result<bool, RecoverError> {
         let Some(entry) = self.reader.next_entry()? else { return Ok(false) };
         let at = At { offset: entry.offset, next: entry.next, ordinal: entry.ordinal };
-        #[expect(clippy::disallowed_methods, reason = "the driver is the one caller")]
-        self.engine.apply(at, &entry.event, &mut self.history)?;
+        apply(&mut self.engine, at, &entry.event, &mut self.history)?;
         Ok(true)
     }
 
@@ -216,6 +215,60 @@ impl Fold {
         }
         self.log.append_event(&Event::Tick { now_ms })?;
         Ok(true)
+    }
+}
+
+/// The one caller of the engine.
+fn apply(
+    engine: &mut Engine,
+    at: At,
+    event: &Event,
+    history: &mut dyn History,
+) -> Result<(), Halt> {
+    #[expect(clippy::disallowed_methods, reason = "the driver is the one caller")]
+    engine.apply(at, event, history)
+}
+
+/// A fold of events that are in no log: examples of a file, learned once. Nothing older can be asked for.
+#[derive(Debug, Default)]
+pub struct Unlogged {
+    engine: Engine,
+    decisions: u64,
+}
+
+struct Nothing;
+
+impl History for Nothing {
+    fn decision(&mut self, _: u64) -> Result<Option<Recorded>, Unreadable> {
+        Ok(None)
+    }
+
+    fn next_decision(&mut self, _: u64, _: u64) -> Result<Option<Recorded>, Unreadable> {
+        Ok(None)
+    }
+}
+
+impl Unlogged {
+    /// The engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, to take what changed. Only the fold applies events.
+    pub const fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Applies an event.
+    ///
+    /// # Errors
+    /// If the fold must stop.
+    pub fn apply(&mut self, event: &Event) -> Result<(), Halt> {
+        let offset = self.engine.state().position;
+        let at = At { offset, next: offset + 8, ordinal: self.decisions };
+        self.decisions += u64::from(matches!(event, Event::Decided(_)));
+        apply(&mut self.engine, at, event, &mut Nothing)
     }
 }
 

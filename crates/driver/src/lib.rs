@@ -11,7 +11,7 @@ mod retention;
 mod syncer;
 
 pub use clock::{Clock, SlewedClock};
-pub use fold::{Fold, RecoverError, Recovered};
+pub use fold::{Fold, RecoverError, Recovered, Unlogged};
 pub use live::{Inspection, Live, Settings, Stopped};
 pub use published::Published;
 pub use retention::Retention;

@@ -294,14 +294,25 @@ impl Worker {
         for name in self.fold.engine_mut().take_changed() {
             self.unpublished.entry(name).or_insert_with(Instant::now);
         }
-        let engine = self.fold.engine();
+        let engine = self.fold.engine_mut();
         let published = &self.published;
         self.unpublished.retain(|name, since| {
             let enrolled = engine.state().models.get(name).and_then(Model::production);
             let Some(enrolled) = enrolled else { return false };
             let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
+            let gathers = enrolled.batch_due_ms().is_some();
+            if enrolled.spec().policy().online.is_some() {
+                // Batches are the unit of publication, and what waits in one is not in the position yet.
+                let learned_to = enrolled.learned_to(engine.state().position);
+                if before.is_none_or(|b| b.position != learned_to)
+                    && let Some(snapshot) = engine.snapshot(name)
+                {
+                    published.put(name, snapshot);
+                }
+                return gathers;
+            }
             // A position promises that everything before it is learned: not while a batch gathers.
-            if before.is_some() && enrolled.batch_due_ms().is_some() {
+            if before.is_some() && gathers {
                 return true;
             }
             if let (Some(batch), Some(before)) = (enrolled.spec().policy().batch, before) {
@@ -311,7 +322,9 @@ impl Worker {
                     return true;
                 }
             }
-            published.put(name, enrolled.snapshot(engine.state().position));
+            if let Some(snapshot) = engine.snapshot(name) {
+                published.put(name, snapshot);
+            }
             false
         });
         self.position.store(self.fold.position(), Ordering::Release);

@@ -1,18 +1,30 @@
 //! A learner in service: guarded, so that its failure is an outcome and not the end of the fold.
 
+mod feed;
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-use pawl_domain::{CheckedSpec, LearnerId, Sha256, event::Decided};
-use pawl_learn::{Example, Learner};
+use pawl_domain::{
+    CheckedSpec, Examples, LearnerId, Sha256,
+    event::Decided,
+    spec::{Gradient, Policy},
+};
+use pawl_learn::{Example, Learner, Progress, online::Scratch};
 use pawl_model::{Encoded, Snapshot, Views, context::Context};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use feed::Feed;
+pub(crate) use feed::Taken;
+
 /// Examples after which the good copy is renewed. Part of the fold.
 const GOOD_EVERY: u64 = 1024;
+
+/// Why a learner of exact statistics fails.
+const DEGENERATE: &str = "its statistics are degenerate";
 
 /// Whether a learner learns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +49,18 @@ pub struct Enrolled {
     spec: Arc<CheckedSpec>,
     views: Arc<Views>,
     learner: Learner,
-    good: Learner,
     status: Status,
+    /// Where the record stands whose examples wait for their batch, the first of them.
+    pending_from: Option<u64>,
+    work: Work,
+}
+
+/// Memory that batches of examples use again.
+#[derive(Clone, Debug, Default)]
+struct Work {
+    batch: Vec<(Example, Encoded)>,
+    encoded: Encoded,
+    scratch: Scratch,
 }
 
 /// [`Enrolled`] without what follows from the spec.
@@ -48,8 +70,8 @@ struct Stored {
     id: LearnerId,
     spec: CheckedSpec,
     learner: Learner,
-    good: Learner,
     status: Status,
+    pending_from: Option<u64>,
 }
 
 impl From<Enrolled> for Stored {
@@ -60,8 +82,8 @@ impl From<Enrolled> for Stored {
             id: e.id,
             spec,
             learner: e.learner,
-            good: e.good,
             status: e.status,
+            pending_from: e.pending_from,
         }
     }
 }
@@ -76,8 +98,9 @@ impl From<Stored> for Enrolled {
             spec,
             views,
             learner: s.learner,
-            good: s.good,
             status: s.status,
+            pending_from: s.pending_from,
+            work: Work::default(),
         }
     }
 }
@@ -87,6 +110,15 @@ pub(crate) struct Lesson {
     pub metric: usize,
     pub action: u16,
     pub value: f64,
+}
+
+/// Where and when the fold stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// The offset of the record that is applied.
+    pub position: u64,
+    /// Log time.
+    pub ms: u64,
 }
 
 impl Enrolled {
@@ -100,13 +132,14 @@ impl Enrolled {
         let fresh = || Learner::new(&spec, &views);
         // What quarantined a learner may stand in its good copy too: its successor starts anew.
         let sound = old.filter(|old| old.status == Status::Learning);
-        let learner = sound.map_or_else(fresh, |old| {
+        let mut learner = sound.map_or_else(fresh, |old| {
             old.flush();
             let inherited = catch_unwind(AssertUnwindSafe(|| old.learner.inherit(&spec, &views)));
             inherited.ok().and_then(Result::ok).unwrap_or_else(fresh)
         });
-        let good = learner.clone();
-        Self { version, id, spec, views, learner, good, status: Status::Learning }
+        learner.mark_good();
+        let (status, work) = (Status::Learning, Work::default());
+        Self { version, id, spec, views, learner, status, pending_from: None, work }
     }
 
     /// The version it is enrolled on.
@@ -139,16 +172,41 @@ impl Enrolled {
         self.learner.examples()
     }
 
+    /// Examples that were refused because their update was not finite.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.learner.refused()
+    }
+
+    /// How well a regressor or classifier predicted.
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        self.learner.progress()
+    }
+
     /// Digest of what it has learned.
     #[must_use]
     pub fn sha256(&self) -> Sha256 {
         Sha256::of(&postcard::to_stdvec(&self.learner).unwrap_or_default())
     }
 
-    /// The view of it at `position`.
+    /// The position up to which its weights have learned, where the fold is at `position`.
     #[must_use]
-    pub fn snapshot(&self, position: u64) -> Snapshot {
-        self.learner.snapshot(&self.spec, &self.views, self.version.clone(), self.id, position)
+    pub fn learned_to(&self, position: u64) -> u64 {
+        match self.pending_from {
+            Some(from) if self.learner.has_pending() => from,
+            _ => position,
+        }
+    }
+
+    /// The view of it where the fold is at `position`.
+    #[must_use]
+    pub fn snapshot(&mut self, position: u64) -> Snapshot {
+        let learned_to = match self.spec.policy().online {
+            Some(_) => self.learned_to(position),
+            None => position,
+        };
+        self.learner.snapshot(&self.spec, &self.views, self.version.clone(), self.id, learned_to)
     }
 
     /// Whether a decision alone changes what its snapshot says.
@@ -176,13 +234,18 @@ impl Enrolled {
             return;
         }
         let (spec, views) = (self.spec.clone(), self.views.clone());
-        self.guarded(|learner| {
-            let encode = |e: &Example| match Context::read_logged(&spec, &e.context) {
-                Ok(context) => Encoded::new(&spec, views.layout(e.metric), &context),
-                Err(_) => Encoded::default(), // the log holds only what Context::logged wrote
-            };
-            learner.flush(&spec, &views, encode).map_err(|_| "its statistics are degenerate")
-        });
+        self.guarded(|learner, _| learner.flush(&spec, &views).map_err(|_| DEGENERATE));
+        self.pending_from = None;
+        self.mark_good();
+    }
+
+    /// Renews the good state now and then.
+    fn mark_good(&mut self) {
+        if self.status == Status::Learning
+            && self.learner.examples() / GOOD_EVERY != self.learner.good_examples() / GOOD_EVERY
+        {
+            self.learner.mark_good();
+        }
     }
 
     /// Takes the lessons of one decision. Returns how many it learned from.
@@ -190,48 +253,83 @@ impl Enrolled {
         &mut self,
         decided: &Decided,
         lessons: &[Lesson],
-        now_ms: u64,
+        now: Now,
         fail_at: Option<u64>,
     ) -> u64 {
         if self.status != Status::Learning {
             return 0;
         }
         let (spec, views) = (self.spec.clone(), self.views.clone());
-        self.guarded(|learner| {
+        self.guarded(|learner, _| {
             let context = Context::read_logged(&spec, &decided.context);
             let context = context.map_err(|_| "a logged context is not a JSON object")?;
             for lesson in lessons {
                 assert!(fail_at != Some(learner.examples() + 1), "failpoint");
                 let x = Encoded::new(&spec, views.layout(lesson.metric), &context);
-                let forgets = spec.policy().half_life.is_some();
                 let example = Example {
                     metric: lesson.metric,
                     action: lesson.action,
                     value: lesson.value,
+                    weight: 1.0,
                     clock: decided.clock,
                     at_ms: decided.at_ms,
-                    // Kept only where the example waits for its batch.
-                    context: if forgets { decided.context.as_str().into() } else { "".into() },
                 };
-                let taken = learner.learn(&spec, &views, example, &x, now_ms);
-                taken.map_err(|_| "its statistics are degenerate")?;
+                let taken = learner.learn(&spec, &views, &example, &x, now.ms);
+                taken.map_err(|_| DEGENERATE)?;
             }
             Ok(())
         });
         if self.learner.batch_full(self.spec.policy()) {
             self.flush();
         }
-        if self.status == Status::Learning
-            && self.learner.examples() / GOOD_EVERY != self.good.examples() / GOOD_EVERY
-        {
-            self.good = self.learner.clone();
-        }
+        self.note_pending(now);
+        self.mark_good();
         lessons.len() as u64
     }
 
+    /// Takes labelled examples: those that are `fresh`, all if it is empty.
+    pub(crate) fn learn_examples(&mut self, e: &Examples, fresh: &[bool], now: Now) -> Taken {
+        if self.status != Status::Learning {
+            return Taken::default();
+        }
+        let (spec, views) = (self.spec.clone(), self.views.clone());
+        let policy = spec.policy();
+        let size = policy.gathered_batch().size as usize;
+        // Whole batches are taken as they come; what is left over waits for its time.
+        let direct = policy.online.as_ref().is_some_and(|o| o.gradient == Gradient::Each);
+        let mut feed = Feed::new(&spec, views.layout(0), e, fresh);
+        let mut flushed = false;
+        while feed.left > 0 && self.status == Status::Learning {
+            let whole = direct && feed.left >= size && !self.learner.has_pending();
+            self.guarded(|learner, work| {
+                if whole {
+                    flushed = true;
+                    return take_batch(learner, policy, &mut feed, size, work);
+                }
+                let full = gather(learner, &spec, &views, &mut feed, now.ms, work)?;
+                flushed |= full;
+                // A record is learned whole or waits whole: what is published has a position.
+                if feed.left == 0 && flushed && learner.has_pending() {
+                    learner.flush(&spec, &views).map_err(|_| DEGENERATE)?;
+                }
+                Ok(())
+            });
+            self.mark_good();
+        }
+        self.note_pending(now);
+        feed.taken
+    }
+
+    /// Notes where the batch that gathers began.
+    fn note_pending(&mut self, now: Now) {
+        let from = self.pending_from.unwrap_or(now.position);
+        self.pending_from = self.learner.has_pending().then_some(from);
+    }
+
     /// Runs `work` on the learner. If it fails or panics, the learner goes back to its last good state.
-    fn guarded(&mut self, work: impl FnOnce(&mut Learner) -> Result<(), &'static str>) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut self.learner)));
+    fn guarded(&mut self, work: impl FnOnce(&mut Learner, &mut Work) -> Result<(), &'static str>) {
+        let (learner, memory) = (&mut self.learner, &mut self.work);
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(learner, memory)));
         let why = match outcome {
             Ok(Ok(())) => return,
             Ok(Err(why)) => why.to_owned(),
@@ -242,6 +340,54 @@ impl Enrolled {
             }
         };
         self.status = Status::Quarantined { at_example: self.learner.examples(), why };
-        self.learner = self.good.clone();
+        self.learner.go_back();
     }
+}
+
+/// Takes the next `size` rows as a batch of their own.
+fn take_batch(
+    learner: &mut Learner,
+    policy: &Policy,
+    feed: &mut Feed<'_>,
+    size: usize,
+    work: &mut Work,
+) -> Result<(), &'static str> {
+    let mut filled = 0;
+    for _ in 0..size {
+        if work.batch.len() <= filled {
+            work.batch.resize_with(filled + 1, Default::default);
+        }
+        let (example, x) = &mut work.batch[filled];
+        if let Some(next) = feed.next(learner, x)? {
+            *example = next;
+            filled += 1;
+        }
+    }
+    let batch = work.batch[..filled].iter().map(|(e, x)| (e, x));
+    learner.learn_batch(policy, batch, &mut work.scratch);
+    Ok(())
+}
+
+/// Takes rows one by one, until the batch that gathers is full or none is left. True if it was full.
+fn gather(
+    learner: &mut Learner,
+    spec: &CheckedSpec,
+    views: &Views,
+    feed: &mut Feed<'_>,
+    now_ms: u64,
+    work: &mut Work,
+) -> Result<bool, &'static str> {
+    let policy = spec.policy();
+    let mut x = core::mem::take(&mut work.encoded);
+    while feed.left > 0 {
+        let Some(example) = feed.next(learner, &mut x)? else { continue };
+        learner.learn(spec, views, &example, &x, now_ms).map_err(|_| DEGENERATE)?;
+        if policy.gathers() && learner.batch_full(policy) {
+            learner.flush(spec, views).map_err(|_| DEGENERATE)?;
+            work.encoded = x;
+            return Ok(true);
+        }
+    }
+    work.encoded = x;
+    Ok(false)
 }

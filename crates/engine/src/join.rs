@@ -10,14 +10,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bits::{Bits, CLOSED};
 use pawl_domain::{
-    ActionName, DecisionId, ModelName, Position,
+    ActionName, DecisionId, Examples, ModelName, Position, Value,
     event::{Decided, Feedback, JoinLimits, Target},
+    spec::Kind,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     At, Engine, Halt, History, Recorded,
-    enrolled::{Enrolled, Lesson},
+    enrolled::{Enrolled, Lesson, Now},
     state::Model,
 };
 
@@ -125,6 +126,28 @@ impl Join {
         }
     }
 
+    /// Which rows of a batch are new: those without an id, and those whose id is not remembered. Empty where none has
+    /// an id.
+    pub(crate) fn fresh(&mut self, offset: u64, epoch: u32, examples: &Examples) -> Vec<bool> {
+        let mut fresh = Vec::new();
+        if !examples.rows.have_ids() {
+            return fresh;
+        }
+        let mut values = vec![Value::Missing; examples.features.len()];
+        let mut reader = examples.rows.reader();
+        let mut row = 0;
+        while let Some(head) = reader.next_row(&mut values) {
+            if let Some(id) = head.id {
+                fresh.resize(examples.rows.len(), true);
+                fresh[row] = !self.requests.contains_key(&request_key(&examples.model, id));
+                let position = Position { partition: 0, offset };
+                self.remember(&examples.model, id, DecisionId { epoch, position, nonce: 0 });
+            }
+            row += 1;
+        }
+        fresh
+    }
+
     /// Holds feedback whose decision has not come. Returns how many pieces were given up for it.
     fn hold(&mut self, key: u64, feedback: &Feedback) -> u64 {
         self.early.entry(key).or_default().push(feedback.clone());
@@ -193,9 +216,13 @@ impl Engine {
             join.remember(&decided.model, id, decided.id(position));
             held = join.early.remove(&request_key(&decided.model, id)).unwrap_or_default();
         }
-        if !decided.metrics.is_empty() || !held.is_empty() {
+        let chooses = |m: &Model| m.production().is_some_and(|e| e.spec().kind() == Kind::Policy);
+        let chosen = self.state.models.get(&decided.model).is_some_and(chooses);
+        // What a prediction served is no metric.
+        let metrics = if chosen { &decided.metrics[..] } else { &[] };
+        if !metrics.is_empty() || !held.is_empty() {
             let recorded = Recorded { at, decided: decided.clone().into() };
-            self.take(&recorded, &decided.metrics, None, decided.at_ms);
+            self.take(&recorded, metrics, None, decided.at_ms);
             held.iter().for_each(|feedback| self.joined(feedback, &recorded));
         }
         while self.state.join.bits.len() > self.state.join.limits.open_max {
@@ -267,7 +294,7 @@ impl Engine {
         at_ms: u64,
     ) {
         let decided = &recorded.decided;
-        let now_ms = self.state.now_ms;
+        let now = self.now();
         let (bits, models) = (&mut self.state.join.bits, &mut self.state.models);
         let Some(model) = models.get_mut(&decided.model) else {
             self.state.tally.orphan += 1;
@@ -286,7 +313,10 @@ impl Engine {
         };
         let mut news = Vec::new();
         for (name, value) in metrics {
-            let Some(bit) = model.bits.get(name).map(|b| 1_u16 << b) else {
+            // A class is part of the name of its label.
+            let metric = name.split_once('=').map_or(name.as_str(), |(metric, _)| metric);
+            let bit = model.bits.get(name).or_else(|| model.bits.get(metric));
+            let Some(bit) = bit.map(|b| 1_u16 << b) else {
                 model.tally.undeclared += 1;
                 continue;
             };
@@ -301,7 +331,7 @@ impl Engine {
         let fail_at = self.fail_at.as_ref().filter(|(m, _)| *m == decided.model).map(|f| f.1);
         #[cfg(not(feature = "failpoints"))]
         let fail_at = None;
-        teach(model, decided, &action, &news, now_ms, fail_at);
+        teach(model, decided, &action, &news, now, fail_at);
         self.dirty.insert(decided.model.clone());
     }
 
@@ -372,7 +402,7 @@ impl Engine {
     /// The deadline of a decision has passed: what never came counts as missing.
     fn close(&mut self, recorded: &Recorded, deadline: u64) {
         let decided = &recorded.decided;
-        let now_ms = self.state.now_ms;
+        let now = self.now();
         let Some(model) = self.state.models.get_mut(&decided.model) else { return };
         let bits = &mut self.state.join.bits;
         let state = bits.get(recorded.at.ordinal).unwrap_or(CLOSED);
@@ -390,7 +420,7 @@ impl Engine {
         let chosen = chosen.cloned();
         model.tally.missing += missing.len() as u64;
         if let (Some(action), false) = (chosen, assumed.is_empty()) {
-            teach(model, decided, &action, &assumed, now_ms, None);
+            teach(model, decided, &action, &assumed, now, None);
             self.dirty.insert(decided.model.clone());
         }
     }
@@ -402,7 +432,7 @@ fn teach(
     decided: &Decided,
     action: &ActionName,
     values: &[(&str, f64)],
-    now_ms: u64,
+    now: Now,
     fail_at: Option<u64>,
 ) {
     let (mut learned, mut declared) = (0, 0);
@@ -410,11 +440,12 @@ fn teach(
         let spec = enrolled.spec();
         let Some(action) = spec.action(action.as_str()) else { continue };
         let lesson = |&(name, value): &(&str, f64)| {
-            Some(Lesson { metric: spec.metric(name)?, action: action as u16, value })
+            let (metric, value) = spec.lesson(name, value)?;
+            Some(Lesson { metric, action: action as u16, value })
         };
         let lessons: Vec<Lesson> = values.iter().filter_map(lesson).collect();
         declared = declared.max(lessons.len());
-        learned = learned.max(enrolled.learn(decided, &lessons, now_ms, fail_at));
+        learned = learned.max(enrolled.learn(decided, &lessons, now, fail_at));
     }
     model.tally.learned += learned;
     model.tally.undeclared += (values.len() - declared) as u64;

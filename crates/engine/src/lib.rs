@@ -10,7 +10,7 @@ mod state;
 use std::{collections::BTreeSet, sync::Arc};
 
 use pawl_domain::{
-    ModelName, Sha256,
+    Examples, ModelName, Sha256,
     event::{Change, ChangeKind, Decided},
 };
 use pawl_model::Snapshot;
@@ -22,7 +22,7 @@ pub use join::request_key;
 pub use state::{Model, State, Tally};
 
 /// The version of the fold. A change of what any event does to the state raises it.
-pub const FOLD_VERSION: u32 = 1;
+pub const FOLD_VERSION: u32 = 2;
 
 /// Where a record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +153,7 @@ impl Engine {
             Event::Tick { now_ms } => self.tick(*now_ms, at.offset, history)?,
             Event::Decided(decided) => self.decided(at, decided, history)?,
             Event::Feedback(feedback) => self.feedback(feedback, history)?,
+            Event::Examples(examples) => self.examples(at, examples),
             Event::Changed(change) => self.changed(change)?,
             Event::Trimmed { before } => self.state.trimmed = (*before).max(self.state.trimmed),
         }
@@ -169,8 +170,9 @@ impl Engine {
 
     /// The view of a model at the present position; `None` if the model is unknown.
     #[must_use]
-    pub fn snapshot(&self, model: &ModelName) -> Option<Snapshot> {
-        Some(self.state.models.get(model)?.production()?.snapshot(self.state.position))
+    pub fn snapshot(&mut self, model: &ModelName) -> Option<Snapshot> {
+        let position = self.state.position;
+        Some(self.state.models.get_mut(model)?.production_mut()?.snapshot(position))
     }
 
     /// The models whose view changed since the last call.
@@ -182,6 +184,10 @@ impl Engine {
     #[must_use]
     pub fn state_sha256(&self) -> Sha256 {
         self.state.sha256()
+    }
+
+    const fn now(&self) -> enrolled::Now {
+        enrolled::Now { position: self.state.position, ms: self.state.now_ms }
     }
 
     fn tick(&mut self, now_ms: u64, at: u64, history: &mut dyn History) -> Result<(), Halt> {
@@ -199,6 +205,27 @@ impl Engine {
         let (models, join) = (&self.state.models, &mut self.state.join);
         join.expire_early(|model| models.get(model).map(Model::deadline_ms), now_ms);
         Ok(())
+    }
+
+    /// Labelled examples: each teaches every learner of its model that can read it.
+    fn examples(&mut self, at: At, examples: &Examples) {
+        let Some(model) = self.state.models.get_mut(&examples.model) else {
+            self.state.tally.orphan += examples.rows.len() as u64;
+            return;
+        };
+        let fresh = self.state.join.fresh(at.offset, self.state.epoch, examples);
+        model.tally.duplicate += fresh.iter().filter(|f| !**f).count() as u64;
+        let now = self.now();
+        let Some(model) = self.state.models.get_mut(&examples.model) else { return };
+        let (mut learned, mut unread) = (0, u64::MAX);
+        for enrolled in model.learners_mut() {
+            let taken = enrolled.learn_examples(examples, &fresh, now);
+            learned = learned.max(taken.learned);
+            unread = unread.min(taken.unread);
+        }
+        model.tally.learned += learned;
+        model.tally.undeclared += if unread == u64::MAX { 0 } else { unread };
+        self.dirty.insert(examples.model.clone());
     }
 
     fn changed(&mut self, change: &Change) -> Result<(), Halt> {

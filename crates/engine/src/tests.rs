@@ -135,7 +135,7 @@ impl Tape {
     }
 
     /// Examples and predicted quality of both actions at x = 1.5.
-    fn knows(&self) -> (u64, Vec<f64>) {
+    fn knows(&mut self) -> (u64, Vec<f64>) {
         let snapshot = self.engine.snapshot(&"router".parse().unwrap()).unwrap();
         let context = Context::read(&snapshot.spec, r#"{"x":1.5}"#).unwrap();
         let q = snapshot.spec.metric("quality").unwrap();
@@ -352,7 +352,7 @@ fn a_state_survives_its_bytes_and_decides_the_same() {
     }
     let state = State::from_bytes(&tape.engine.state().to_bytes()).unwrap();
     assert_eq!(state.sha256(), tape.engine.state_sha256());
-    let again = Engine::from_state(state);
+    let mut again = Engine::from_state(state);
     let name = "router".parse().unwrap();
     let (a, b) = (tape.engine.snapshot(&name).unwrap(), again.snapshot(&name).unwrap());
     let context = Context::read(&a.spec, r#"{"x":0.5}"#).unwrap();

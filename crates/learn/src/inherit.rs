@@ -20,9 +20,10 @@ impl Learner {
         let mut new = Self::new(spec, views);
         let action = |name| self.actions.iter().position(|a| a == name);
         let actions: Vec<Option<usize>> = new.actions.iter().map(action).collect();
+        let outputs = output_map(&self.classes, &new.classes);
         for metric in &mut new.metrics {
             if let Some(old) = self.metrics.iter().find(|m| m.name == metric.name) {
-                metric.take_over(old, &actions)?;
+                metric.take_over(old, &actions, outputs.as_deref())?;
             }
         }
         new.take_clock(self);
@@ -31,7 +32,12 @@ impl Learner {
 }
 
 impl MetricState {
-    fn take_over(&mut self, old: &Self, actions: &[Option<usize>]) -> Result<(), Degenerate> {
+    fn take_over(
+        &mut self,
+        old: &Self,
+        actions: &[Option<usize>],
+        outputs: Option<&[Option<usize>]>,
+    ) -> Result<(), Degenerate> {
         let slots = slot_map(&old.runs, &self.runs);
         match (&old.models, &mut self.models) {
             (Models::Counts(from), Models::Counts(to)) => {
@@ -49,10 +55,29 @@ impl MetricState {
                 }
             }
             (Models::Joint(from), Models::Joint(to)) => take_linear(to, from, &slots)?,
+            (Models::Online(from), Models::Online(to)) => {
+                let Some(outputs) = outputs else { return Ok(()) };
+                for (to, from) in
+                    to.iter_mut().zip(actions).filter_map(|(t, a)| Some((t, from.get((*a)?)?)))
+                {
+                    to.take_over(from, &slots, outputs);
+                }
+            }
             _ => return Ok(()),
         }
         self.take_pooled(old);
         Ok(())
+    }
+}
+
+/// For each score of the new learner, the old one of the same meaning. `None` where none has: the only score of
+/// two classes means the second against the first.
+fn output_map(old: &[String], new: &[String]) -> Option<Vec<Option<usize>>> {
+    match (old.len(), new.len()) {
+        (0, 0) => Some(vec![Some(0)]),
+        (2, 2) => (old == new).then(|| vec![Some(0)]),
+        (3.., 3..) => Some(new.iter().map(|c| old.iter().position(|o| o == c)).collect()),
+        _ => None,
     }
 }
 

@@ -3,5 +3,9 @@
 mod inherit;
 mod learner;
 pub mod linear;
+pub mod online;
+mod progress;
+pub mod schedule;
 
 pub use learner::{Example, Learner, MetricState};
+pub use progress::Progress;

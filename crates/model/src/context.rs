@@ -3,6 +3,7 @@
 use core::fmt;
 use std::borrow::Cow;
 
+pub use pawl_domain::Value;
 use pawl_domain::spec::{CheckedSpec, Encoding, Feature, FeatureType, LogMode};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -18,26 +19,6 @@ const LARGEST: f64 = 1e15;
 
 fn encoding_hash(encoding: &Encoding) -> u64 {
     xxhash_rust::xxh3::xxh3_64(format!("{encoding:?}").as_bytes())
-}
-
-/// The value of one feature.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Value<'a> {
-    /// Absent or null.
-    #[default]
-    Missing,
-    /// Of another type than declared, or a vector of another length.
-    Unknown,
-    /// A number.
-    Number(f64),
-    /// True or false.
-    Boolean(bool),
-    /// A word or text.
-    Text(Cow<'a, str>),
-    /// A vector.
-    Vector(Vec<f64>),
-    /// Slots as the log keeps them: index within the feature, value.
-    Slots(Vec<(u32, f64)>),
 }
 
 /// A context as far as it is declared.
@@ -154,7 +135,7 @@ fn interpret<'a>(encoding: &Encoding, text: &'a str, may_hold_slots: bool) -> Va
         (Value::Number(_), FeatureType::Number)
         | (Value::Boolean(_), FeatureType::Boolean)
         | (Value::Text(_), FeatureType::Category | FeatureType::Text)
-        | (Value::Slots(_), _) => value,
+        | (Value::Slots(..), _) => value,
         // A category may be written as a number or a truth value: the word is its JSON text.
         (Value::Number(_) | Value::Boolean(_), FeatureType::Category) => {
             Value::Text(Cow::Borrowed(text))
@@ -177,7 +158,9 @@ fn slots<'a>(encoding: &Encoding, text: &str) -> Value<'a> {
         encoding: u64,
     }
     match serde_json::from_str::<Logged>(text) {
-        Ok(logged) if logged.encoding == encoding_hash(encoding) => Value::Slots(logged.slots),
+        Ok(logged) if logged.encoding == encoding_hash(encoding) => {
+            Value::Slots(logged.encoding, logged.slots)
+        }
         _ => Value::Unknown,
     }
 }
@@ -246,11 +229,54 @@ impl<'a> Context<'a> {
         Cow::Owned(out)
     }
 
+    /// The values that the log keeps of an example, one for each feature of [`stored_features`].
+    pub fn stored(&self, spec: &CheckedSpec) -> impl Iterator<Item = Cow<'_, Value<'a>>> {
+        let kept = spec.features().iter().zip(&self.values).filter(|(f, _)| f.log != LogMode::Drop);
+        kept.map(|(feature, value)| match (feature.log, value) {
+            (LogMode::Encoded, Value::Missing | Value::Unknown) => Cow::Owned(Value::Missing),
+            (LogMode::Encoded, value) => {
+                let slots = encode::slots_of(&feature.encoding, value);
+                Cow::Owned(Value::Slots(encoding_hash(&feature.encoding), slots))
+            }
+            _ => Cow::Borrowed(value),
+        })
+    }
+
+    /// A context of values in the order of the spec's features.
+    #[must_use]
+    pub const fn of(values: Vec<Value<'a>>) -> Self {
+        Self { values, raw: Vec::new(), whole: "", verbatim: false }
+    }
+
     /// How many declared features are absent, and how many do not fit their declaration.
     #[must_use]
     pub fn gaps(&self) -> (usize, usize) {
         let count = |v: &Value<'_>| self.values.iter().filter(|x| *x == v).count();
         (count(&Value::Missing), count(&Value::Unknown))
+    }
+}
+
+/// The features of which the log keeps a value in an example.
+pub fn stored_features(spec: &CheckedSpec) -> impl Iterator<Item = &str> {
+    let kept = spec.features().iter().filter(|f| f.log != LogMode::Drop);
+    kept.map(|f| f.name.as_str())
+}
+
+/// A stored value as this feature reads it: one that was stored under another declaration may not fit.
+#[must_use]
+pub fn fitted<'a>(feature: &Feature, value: Value<'a>) -> Value<'a> {
+    let kind = feature.encoding.kind();
+    match value {
+        Value::Slots(made_by, _) if made_by != encoding_hash(&feature.encoding) => Value::Unknown,
+        Value::Number(_) if kind != FeatureType::Number => Value::Unknown,
+        Value::Boolean(_) if kind != FeatureType::Boolean => Value::Unknown,
+        Value::Text(_) if !matches!(kind, FeatureType::Category | FeatureType::Text) => {
+            Value::Unknown
+        }
+        Value::Vector(v) if kind != FeatureType::Vector || v.len() != feature.encoding.slots() => {
+            Value::Unknown
+        }
+        value => value,
     }
 }
 

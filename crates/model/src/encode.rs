@@ -1,18 +1,24 @@
 //! From a context to a vector of slots. The same code serves, learns and explains.
 
 use core::f64::consts::TAU;
+use std::borrow::Cow;
 
-use pawl_domain::spec::{CheckedSpec, Encoding, Term};
+use pawl_domain::{
+    examples::RowReader,
+    spec::{CheckedSpec, Encoding, Term},
+    value::Stored,
+};
 use pawl_stats::dense;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{
-    context::{Context, Value},
+    context::{Context, Value, fitted},
     layout::Layout,
 };
 
 /// A context in the slots of one layout.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Encoded {
     /// Values of the dense prefix, `[layout.dense]`.
     pub dense: Vec<f64>,
@@ -76,6 +82,74 @@ impl Encoded {
     }
 }
 
+/// How stored rows become slots without a context between: where every term is of one feature, and the columns of the
+/// rows stand in the order of the slots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Direct {
+    /// By column: the feature and the first of its slots; `None` where the spec has no such feature.
+    columns: Vec<Option<(usize, usize)>>,
+}
+
+impl Direct {
+    /// `places` says for each column which feature of the spec it is. `None` where a context is needed.
+    #[must_use]
+    pub fn of(spec: &CheckedSpec, layout: &Layout, places: &[Option<usize>]) -> Option<Self> {
+        let [intercept, blocks @ ..] = &layout.blocks[..] else { return None };
+        let plain = intercept.term.is_none() && layout.dense == 0 && layout.full == 0;
+        let mut columns = vec![None; places.len()];
+        let mut next = 0;
+        for block in blocks {
+            let Some(Term::Alone(feature, encoding)) = &block.term else { return None };
+            let column = next + places[next..].iter().position(|p| *p == Some(*feature))?;
+            if *encoding != spec.features()[*feature].encoding {
+                return None;
+            }
+            columns[column] = Some((*feature, block.start));
+            next = column + 1;
+        }
+        plain.then_some(Self { columns })
+    }
+}
+
+impl Encoded {
+    /// Encodes the row whose head was read from `rows`. False if its values cannot be read.
+    pub fn fill_direct(
+        &mut self,
+        spec: &CheckedSpec,
+        direct: &Direct,
+        rows: &mut RowReader<'_>,
+    ) -> bool {
+        self.dense.clear();
+        self.sparse.clear();
+        self.diagonal.clear();
+        self.diagonal.push((0, 1.0));
+        for column in &direct.columns {
+            let Some(value) = rows.stored() else { return false };
+            let Some((feature, start)) = *column else { continue };
+            let feature = &spec.features()[feature];
+            let value = match (&feature.encoding, value) {
+                (Encoding::Raw, Stored::Number(x)) => {
+                    self.diagonal.push((start as u32, x));
+                    continue;
+                }
+                (Encoding::Hashed(bits), Stored::Text(text)) => {
+                    self.diagonal.push(((start + bucket(text, *bits)) as u32, 1.0));
+                    continue;
+                }
+                (_, Stored::Number(x)) => Value::Number(x),
+                (_, Stored::Text(text)) => match core::str::from_utf8(text) {
+                    Ok(text) => Value::Text(Cow::Borrowed(text)),
+                    Err(_) => return false,
+                },
+                (_, Stored::Other(value)) => value,
+            };
+            let put = &mut |within: usize, v: f64| self.diagonal.push(((start + within) as u32, v));
+            each(&feature.encoding, &fitted(feature, value), put);
+        }
+        true
+    }
+}
+
 /// The slots of a value within its feature.
 #[must_use]
 pub fn slots_of(encoding: &Encoding, value: &Value<'_>) -> Vec<(u32, f64)> {
@@ -88,7 +162,7 @@ pub fn slots_of(encoding: &Encoding, value: &Value<'_>) -> Vec<(u32, f64)> {
 /// vocabulary, where it counts as another word.
 fn each(encoding: &Encoding, value: &Value<'_>, put: &mut dyn FnMut(usize, f64)) {
     match (encoding, value) {
-        (_, Value::Slots(slots)) => slots.iter().for_each(|&(slot, v)| put(slot as usize, v)),
+        (_, Value::Slots(_, slots)) => slots.iter().for_each(|&(slot, v)| put(slot as usize, v)),
         (Encoding::Vocabulary(words), Value::Text(text)) => {
             put(words.iter().position(|w| w == text).unwrap_or(words.len()), 1.0);
         }
@@ -108,7 +182,7 @@ fn each(encoding: &Encoding, value: &Value<'_>, put: &mut dyn FnMut(usize, f64))
         }
         (Encoding::Boolean, Value::Boolean(b)) => put(0, if *b { 1.0 } else { -1.0 }),
         (Encoding::Hashed(bits), Value::Text(text)) => {
-            put((xxh3_64(text.as_bytes()) >> (64 - bits)) as usize, 1.0);
+            put(bucket(text.as_bytes(), *bits), 1.0);
         }
         (Encoding::Text { bits, ngrams }, Value::Text(text)) => words(text, *bits, *ngrams, put),
         (Encoding::Vector(_), Value::Vector(values)) => {
@@ -116,6 +190,21 @@ fn each(encoding: &Encoding, value: &Value<'_>, put: &mut dyn FnMut(usize, f64))
         }
         _ => {}
     }
+}
+
+/// The bucket of a word. A number without sign and leading zeros that is small enough is its own: ids that count from
+/// 0 never collide.
+#[inline]
+fn bucket(bytes: &[u8], bits: u8) -> usize {
+    if bytes.len() < 8 && !bytes.is_empty() && (bytes.len() == 1 || bytes[0] != b'0') {
+        let digit = |n: usize, b: &u8| b.is_ascii_digit().then(|| 10 * n + usize::from(b - b'0'));
+        if let Some(n) = bytes.iter().try_fold(0, digit)
+            && n < 1 << bits
+        {
+            return n;
+        }
+    }
+    (xxh3_64(bytes) >> (64 - bits)) as usize
 }
 
 /// Lower-cased runs of letters and digits, alone and in runs of up to `ngrams`, hashed; each distinct slot

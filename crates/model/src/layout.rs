@@ -79,7 +79,8 @@ fn is_dense(encoding: &Encoding) -> bool {
 impl Layout {
     fn of(spec: &CheckedSpec, metric: &Metric) -> Self {
         let policy = spec.policy();
-        let terms: &[Term] = if policy.algorithm.is_linear() { &metric.terms } else { &[] };
+        let uses = policy.algorithm.is_linear() || policy.online.is_some();
+        let terms: &[Term] = if uses { &metric.terms } else { &[] };
         let run = |term: &Term| match (policy.covariance, term) {
             (Covariance::Diagonal, _)
             | (Covariance::Block, Term::Alone(_, Encoding::Text { .. })) => 2,

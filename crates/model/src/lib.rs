@@ -6,8 +6,11 @@ pub mod encode;
 pub mod layout;
 pub mod linear;
 pub mod policy;
+pub mod predict;
 pub mod snapshot;
+pub mod weights;
 
 pub use encode::Encoded;
 pub use layout::{Layout, Views};
+pub use predict::Prediction;
 pub use snapshot::{Refusal, Request, Scores, Snapshot};

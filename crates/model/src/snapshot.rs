@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use pawl_domain::{
     LearnerId,
     event::{Caller, Decided, Outcome, Removal},
-    spec::{Algorithm, CheckedSpec, Likelihood, Metric, Parameters},
+    spec::{Algorithm, CheckedSpec, Likelihood, Metric, Online, Parameters},
 };
 use pawl_stats::argmax::{self, Marginal};
 use semver::Version;
@@ -17,6 +17,7 @@ use crate::{
     layout::Views,
     linear::Posterior,
     policy::{self, Evidence},
+    weights::Weights,
 };
 
 /// What is known of one metric.
@@ -39,6 +40,8 @@ pub enum Estimates {
     Joint(Arc<Posterior>),
     /// Counts an action.
     Counts(Vec<Count>),
+    /// Weights of a gradient learner, an action.
+    Online(Vec<Weights>),
 }
 
 /// The immutable view that answers requests.
@@ -132,6 +135,13 @@ pub struct Workspace {
     scratch: argmax::Scratch,
 }
 
+impl Workspace {
+    /// The context in the slots of one layout, once a snapshot has encoded it.
+    pub(crate) fn encoded(&self, layout: usize) -> &Encoded {
+        &self.encoded[layout]
+    }
+}
+
 impl Snapshot {
     /// Decides. The same request with the same seed gives the same choice, bit for bit.
     ///
@@ -221,6 +231,13 @@ impl Snapshot {
         let theta = |p: &Posterior, slot: usize| p.u[slot] - prior * p.v[slot];
         let mut found: Vec<(String, f64)> = match &view.estimates {
             Estimates::Counts(_) => Vec::new(),
+            Estimates::Online(models) => {
+                let outputs = self.outputs();
+                let w = &models[usize::from(action)];
+                // Of several classes, towards the last one: what speaks for the others is in their predictions.
+                let at = |slot: usize| w.get(slot * outputs + outputs - 1);
+                x.iter().map(|(slot, v)| (layout.name(&self.spec, slot), at(slot) * v)).collect()
+            }
             Estimates::PerAction(posteriors) => {
                 let p = &posteriors[usize::from(action)];
                 x.iter()
@@ -271,7 +288,7 @@ impl Snapshot {
         choice
     }
 
-    fn encode(&self, context: &Context<'_>, work: &mut Workspace) {
+    pub(crate) fn encode(&self, context: &Context<'_>, work: &mut Workspace) {
         let layouts = &self.views.layouts;
         work.encoded.resize_with(layouts.len(), Encoded::default);
         for (layout, encoded) in layouts.iter().zip(&mut work.encoded) {
@@ -306,7 +323,13 @@ impl Snapshot {
     }
 
     /// The predicted value of metric `m` for `action`, and the deviation that exploration adds.
-    fn estimate(&self, m: usize, metric: &Metric, action: u16, x: &Encoded) -> (f64, f64) {
+    pub(crate) fn estimate(
+        &self,
+        m: usize,
+        metric: &Metric,
+        action: u16,
+        x: &Encoded,
+    ) -> (f64, f64) {
         let policy = self.spec.policy();
         let view = &self.metrics[m];
         let a = usize::from(action);
@@ -336,11 +359,17 @@ impl Snapshot {
                 };
                 (mean, sd)
             }
+            Estimates::Online(models) => (models[a].score(&x.diagonal, 0, self.outputs()), 0.0),
         };
         match (metric.explore, view.seen) {
             (false, Some([low, high])) => (mean.clamp(low, high), sd),
             _ => (mean, sd),
         }
+    }
+
+    /// Scores that a gradient learner gives.
+    pub(crate) fn outputs(&self) -> usize {
+        self.spec.policy().online.as_ref().map_or(1, Online::outputs)
     }
 
     fn marginals(&self, eligible: &[u16]) -> Vec<Marginal> {

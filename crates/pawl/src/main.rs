@@ -51,6 +51,8 @@ enum Command {
     Checkpoint,
     /// Run a policy over a table of what every action would have given
     Simulate(commands::simulate::Simulate),
+    /// Learn a regressor or classifier from a file of labelled examples
+    Learn(commands::learn::Learn),
     /// Spec files
     #[command(subcommand)]
     Spec(commands::spec::Spec),
@@ -82,6 +84,7 @@ fn main() -> std::process::ExitCode {
             });
         }),
         Command::Simulate(command) => command.run(server.json),
+        Command::Learn(command) => command.run(server.json),
         Command::Spec(command) => command.run(server.json),
         Command::Config(ConfigCommand::Explain) => {
             say!("{}", pawl_server::Config::explain().trim_end());

@@ -9,6 +9,7 @@ use hyper::{HeaderMap, Response};
 use pawl_domain::{
     DecisionId, Event, ModelName, Position,
     event::{self, Decided},
+    spec::Kind,
     suggest,
 };
 use pawl_engine::request_key;
@@ -120,6 +121,23 @@ pub(crate) fn find(app: &App, reference: &str) -> ApiResult<Arc<Snapshot>> {
             Err(ApiError::new(Code::ReferenceNotFound, detail))
         }
         _ => Ok(snapshot),
+    }
+}
+
+/// The same, of a model that chooses or of one that predicts.
+pub(crate) fn find_kind(app: &App, reference: &str, chooses: bool) -> ApiResult<Arc<Snapshot>> {
+    let snapshot = find(app, reference)?;
+    let name = snapshot.spec.name();
+    match (snapshot.spec.kind(), chooses) {
+        (Kind::Policy, true) | (Kind::Regressor | Kind::Classifier, false) => Ok(snapshot),
+        (Kind::Policy, false) => {
+            let detail = format!("`{name}` is a policy: ask `/v1/models/{name}/decide`");
+            Err(ApiError::new(Code::WrongKind, detail))
+        }
+        (_, true) => {
+            let detail = format!("`{name}` does not choose: ask `/v1/models/{name}/predict`");
+            Err(ApiError::new(Code::WrongKind, detail))
+        }
     }
 }
 
@@ -256,7 +274,7 @@ fn reply(
 /// Decides, records, and only then answers.
 async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> ApiResult<String> {
     let begun = Instant::now();
-    let snapshot = find(app, model)?;
+    let snapshot = find_kind(app, model, true)?;
     caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
     let body: DecideRequest<'_> = parse(text)?;
     check_id("targeting_key", body.targeting_key.as_deref())?;
@@ -289,7 +307,7 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
         }
         Known::Answered(id) => repeated(app, id, &who).await,
         Known::New => {
-            let reserved = Reserved { app: app.clone(), key, answered: false };
+            let reserved = Reserved::new(app.clone(), key);
             let decided = choose(app, &snapshot, &body, who)?;
             // A task of its own: a caller that hangs up now and asks again gets this decision, not another.
             let app = app.clone();
@@ -307,14 +325,18 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
 }
 
 /// A reserved request id: released unless it was answered.
-struct Reserved {
+pub(crate) struct Reserved {
     app: Arc<App>,
     key: u64,
     answered: bool,
 }
 
 impl Reserved {
-    fn complete(mut self, id: DecisionId) {
+    pub(crate) const fn new(app: Arc<App>, key: u64) -> Self {
+        Self { app, key, answered: false }
+    }
+
+    pub(crate) fn complete(mut self, id: DecisionId) {
         self.app.requests().complete(self.key, self.app.now_ms(), id);
         self.answered = true;
     }

@@ -9,6 +9,7 @@ use hyper::{HeaderMap, Response};
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, Position,
     event::{Decided, Removal, Target},
+    spec::Kind,
 };
 use pawl_store::{LogError, log::Entry, registry::Scope};
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use crate::{
     app::App,
     decide::model_name,
     error::{ApiError, ApiResult, Code},
-    http,
+    http, predict,
 };
 
 /// Most records that one request reads.
@@ -79,8 +80,9 @@ pub(crate) fn describe(spec: &CheckedSpec, id: DecisionId, d: &Decided) -> Value
             Some((name(*a)?, json!(why)))
         })
         .collect();
+    let predicts = spec.kind() != Kind::Policy;
     let metadata = d.caller.metadata.as_deref().and_then(|m| serde_json::from_str::<Value>(m).ok());
-    json!({
+    let mut value = json!({
         "decision_id": id.to_string(),
         "at_ms": d.at_ms,
         "model": d.model,
@@ -101,7 +103,15 @@ pub(crate) fn describe(spec: &CheckedSpec, id: DecisionId, d: &Decided) -> Value
         "metadata": metadata,
         "reported_at_ms": d.caller.at_ms,
         "reported_metrics": d.metrics.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-    })
+    });
+    if predicts && let Some(fields) = value.as_object_mut() {
+        for of_a_choice in ["action", "probability", "probabilities", "removed", "reported_metrics"]
+        {
+            fields.remove(of_a_choice);
+        }
+        fields.insert("prediction".to_owned(), predict::describe(&d.metrics));
+    }
+    value
 }
 
 /// The feedback for a decision, found by reading on in the log; and whether the reading reached the head.

@@ -19,7 +19,7 @@ use crate::{
     app::App,
     append::append,
     auth::Caller,
-    decide::{check_id, find, flat, nonce, parse, utf8},
+    decide::{check_id, find_kind, flat, nonce, parse, utf8},
     error::{ApiError, ApiResult, Code},
     feedback::{check_metrics, time},
     http::{json, read_body},
@@ -149,7 +149,7 @@ pub(crate) async fn report(
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
     let _in_flight = app.enter()?;
-    let snapshot = find(&app, &model)?;
+    let snapshot = find_kind(&app, &model, true)?;
     caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
     let body = read_body(&app, body).await?;
     let request: ReportRequest<'_> = parse(utf8(&body)?)?;

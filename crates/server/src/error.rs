@@ -61,6 +61,8 @@ codes! {
     RequestInProgress "request_in_progress" 409 true "wait for the answer to the first request";
     /// No such model.
     ModelNotFound "model_not_found" 404 false "create the model, or correct its name";
+    /// A policy was asked to predict, or another model to choose.
+    WrongKind "wrong_kind" 422 false "ask the route of the model's kind: `decide` or `predict`";
     /// No such version, alias or stage.
     ReferenceNotFound "reference_not_found" 404 false "ask without `@ref`, for the version in production or by its number";
     /// No such decision.

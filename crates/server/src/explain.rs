@@ -9,6 +9,7 @@ use hyper::{HeaderMap, Response};
 use pawl_domain::{
     CheckedSpec, DecisionId,
     event::{Decided, Outcome},
+    spec::Kind,
 };
 use pawl_driver::{Fold, RecoverError};
 use pawl_model::{Request, Snapshot, context::Context, snapshot::Workspace};
@@ -18,7 +19,7 @@ use crate::{
     app::App,
     decisions::{describe, feedback_for, load},
     error::{ApiError, ApiResult, Code},
-    http,
+    http, predict,
 };
 
 /// How many contributions of a metric and action are shown.
@@ -33,8 +34,9 @@ fn snapshot(app: &App, decided: &Decided) -> ApiResult<Snapshot> {
             format!("the weights that answered cannot be folded again: {e}"),
         )
     };
-    let fold = fold.map_err(gone)?;
-    let snapshot = fold.engine().snapshot(&decided.model).filter(|s| s.learner == decided.learner);
+    let mut fold = fold.map_err(gone)?;
+    let snapshot =
+        fold.engine_mut().snapshot(&decided.model).filter(|s| s.learner == decided.learner);
     snapshot.ok_or_else(|| {
         ApiError::new(Code::NotExplainable, "its learner did not exist at that position")
     })
@@ -56,6 +58,19 @@ fn explanation(
     }
     let snapshot = snapshot(app, d)?;
     let context = Context::read_logged(spec, &d.context).map_err(ApiError::internal)?;
+    if spec.kind() != Kind::Policy {
+        let again = snapshot.predict(&context, &mut Workspace::default()).named(spec);
+        let mut parts = snapshot.contributions(&context, 0, 0);
+        parts.truncate(SHOWN);
+        let parts: Vec<Value> =
+            parts.into_iter().map(|(slot, v)| json!({"slot": slot, "value": v})).collect();
+        value["explanation"] = json!({
+            "recomputed_equal": again == d.metrics,
+            "prediction": predict::describe(&again),
+            "contributions": parts,
+        });
+        return Ok(value);
+    }
     let request = Request { context: &context, actions: Some(&d.eligible), seed: d.nonce };
     let again = snapshot.decide(&request, &mut Workspace::default()).map_err(ApiError::internal)?;
     let same = again.probabilities == d.probabilities && again.chosen == usize::from(d.chosen);

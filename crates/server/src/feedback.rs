@@ -8,6 +8,7 @@ use hyper::Response;
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, Position,
     event::{Feedback, Target},
+    spec::{Kind, LABEL},
     suggest,
 };
 use pawl_store::{LogError, registry::Scope};
@@ -21,6 +22,7 @@ use crate::{
     decide::{check_id, flat, model_name, parse, utf8},
     error::{ApiError, ApiResult, Code},
     http::json,
+    predict::{Given, label},
 };
 
 /// One piece of feedback.
@@ -103,6 +105,34 @@ pub(crate) fn time(field: &str, raw: Option<&RawValue>) -> ApiResult<Option<u64>
     parsed.map(Some).ok_or_else(|| ApiError::field(field, rule()))
 }
 
+/// Checks that a value is plausible and within its bounds.
+pub(crate) fn check_number(field: &str, value: f64, bounds: Option<[f64; 2]>) -> ApiResult<()> {
+    if value.is_nan() || value.abs() > VALUE_MAX {
+        let message = format!("{value} is larger than {VALUE_MAX:e}; check its unit");
+        return Err(ApiError::field(field, message));
+    }
+    match bounds {
+        Some([low, high]) if !(low..=high).contains(&value) => {
+            Err(ApiError::field(field, format!("{value} is outside its bounds, {low} to {high}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what would only make the fold fall further behind.
+pub(crate) fn check_lag(app: &App) -> ApiResult<()> {
+    if let Some(stopped) = app.live().stopped() {
+        return Err(ApiError::new(Code::LogUnavailable, stopped.to_string()));
+    }
+    let (lag, most) = (app.live().lag_bytes(), app.config().limits.lag_bytes);
+    if lag > most {
+        let detail =
+            format!("{lag} bytes of the log wait to be folded, `limits.lag_bytes` allows {most}");
+        return Err(ApiError::new(Code::Lagging, detail));
+    }
+    Ok(())
+}
+
 /// Checks values against the metrics that `spec` declares.
 pub(crate) fn check_metrics<'m>(
     spec: &CheckedSpec,
@@ -120,22 +150,7 @@ pub(crate) fn check_metrics<'m>(
                 format!("`{name}` is not a metric of `{}`; {hint}", spec.name()),
             ));
         };
-        if value.abs() > VALUE_MAX {
-            let field = format!("metrics.{name}");
-            return Err(ApiError::field(
-                &field,
-                format!("{value} is larger than {VALUE_MAX:e}; check its unit"),
-            ));
-        }
-        if let Some([low, high]) = spec.metrics()[m].bounds
-            && !(low..=high).contains(value)
-        {
-            let field = format!("metrics.{name}");
-            return Err(ApiError::field(
-                &field,
-                format!("{value} is outside its bounds, {low} to {high}"),
-            ));
-        }
+        check_number(&format!("metrics.{name}"), *value, spec.metrics()[m].bounds)?;
     }
     Ok(())
 }
@@ -182,19 +197,28 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Event> {
         }
     };
     let snapshot = about(app, caller, &target)?;
-    if body.label.is_some() {
-        let message =
-            format!("`{}` is a policy, which learns from `metrics`", snapshot.spec.name());
-        return Err(ApiError::field("label", message));
+    let mut metrics: Vec<(String, f64)> = body.metrics.into_iter().collect();
+    if let Some(raw) = body.label {
+        // A class is part of the name: its number may differ between versions.
+        metrics.push(match label(&snapshot, raw)? {
+            Given::Number(y) => (LABEL.to_owned(), y),
+            Given::Class(name) => (format!("{LABEL}={name}"), 1.0),
+        });
     }
-    if body.not_used && !body.metrics.is_empty() {
-        let message = "a decision that was not used teaches nothing: leave `metrics` out";
+    if body.not_used && !metrics.is_empty() {
+        let message =
+            "a decision that was not used teaches nothing: leave `metrics` and `label` out";
         return Err(ApiError::field("not_used", message));
     }
-    if body.metrics.is_empty() && !body.not_used {
-        return Err(ApiError::field("metrics", "give at least one metric, or `not_used`"));
+    if snapshot.spec.kind() == Kind::Policy {
+        if metrics.is_empty() && !body.not_used {
+            return Err(ApiError::field("metrics", "give at least one metric, or `not_used`"));
+        }
+        check_metrics(&snapshot.spec, metrics.iter().map(|(n, v)| (n, v)))?;
+    } else if body.label.is_none() && !body.not_used || metrics.len() > 1 {
+        let message = format!("`{}` learns from a `label`; give one", snapshot.spec.name());
+        return Err(ApiError::field("label", message));
     }
-    check_metrics(&snapshot.spec, body.metrics.iter())?;
     let action_taken = match &body.action_taken {
         None => None,
         Some(name) => {
@@ -215,7 +239,7 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Event> {
         target,
         received_ms: app.now_ms(),
         at_ms: time("at", body.at)?,
-        metrics: body.metrics.into_iter().collect(),
+        metrics,
         action_taken,
         not_used: body.not_used,
         principal: caller.principal(),
@@ -242,15 +266,7 @@ pub(crate) async fn feedback(
     caller: &Caller,
     body: &Bytes,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    if let Some(stopped) = app.live().stopped() {
-        return Err(ApiError::new(Code::LogUnavailable, stopped.to_string()));
-    }
-    let (lag, most) = (app.live().lag_bytes(), app.config().limits.lag_bytes);
-    if lag > most {
-        let detail =
-            format!("{lag} bytes of the log wait to be folded, `limits.lag_bytes` allows {most}");
-        return Err(ApiError::new(Code::Lagging, detail));
-    }
+    check_lag(app)?;
     let text = utf8(body)?;
     let mut rejected = Vec::new();
     let mut events = Vec::new();

@@ -15,6 +15,7 @@ mod http;
 mod metrics;
 mod models;
 pub mod openapi;
+mod predict;
 mod requests;
 
 pub use app::{App, StartError};

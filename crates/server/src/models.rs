@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response, header};
-use pawl_domain::{CheckedSpec, ModelName, ModelSpec, Position, Sha256};
+use pawl_domain::{CheckedSpec, ModelName, ModelSpec, Position, Sha256, spec::Kind};
 use pawl_engine::{Enrolled, Status, Tally};
 use pawl_store::{
     artifacts,
@@ -186,7 +186,7 @@ pub(crate) async fn list(
         .filter_map(|name| {
             let snapshot = published.get(name.as_str())?;
             Some(
-                json!({"name": name, "kind": "policy", "production": snapshot.version.to_string()}),
+                json!({"name": name, "kind": snapshot.spec.kind(), "production": snapshot.version.to_string()}),
             )
         })
         .collect();
@@ -200,15 +200,26 @@ fn describe_learner(e: &Enrolled, position: u64) -> Value {
             ("quarantined", json!({"at_example": at_example, "why": why}))
         }
     };
-    json!({
+    let mut value = json!({
         "id": e.id().to_string(),
         "version": e.version().to_string(),
         "examples": e.examples(),
-        "position": Position { partition: 0, offset: position }.to_string(),
+        "position": Position { partition: 0, offset: e.learned_to(position) }.to_string(),
         "state_sha256": e.sha256().to_string(),
         "state": state,
         "reason": why,
-    })
+    });
+    if e.spec().kind() != Kind::Policy {
+        let p = e.progress();
+        value["progress"] = json!({
+            "loss": p.mean(), "recent_loss": p.recent_mean(), "refused": e.refused(),
+        });
+        if e.spec().kind() == Kind::Classifier && p.weight > 0.0 {
+            value["progress"]["accuracy"] = json!(p.correct / p.weight);
+            value["progress"]["calibration_error"] = json!(p.calibration_error());
+        }
+    }
+    value
 }
 
 fn describe_tally(t: &Tally) -> Value {
@@ -239,7 +250,7 @@ pub(crate) async fn show(
     let production = rows.iter().find(|r| r.stage == "production");
     let value = json!({
         "name": name,
-        "kind": "policy",
+        "kind": state.production().map(|e| e.spec().kind()),
         "production": production.map(|r| r.version.to_string()),
         "versions": rows.iter().map(describe_version).collect::<Vec<_>>(),
         "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),

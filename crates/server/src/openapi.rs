@@ -4,7 +4,7 @@ use axum::response::IntoResponse;
 use hyper::header;
 use utoipa::OpenApi;
 
-use crate::{decide, decisions, elsewhere, explain, feedback, health, models};
+use crate::{decide, decisions, elsewhere, explain, feedback, health, models, predict};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,6 +17,8 @@ use crate::{decide, decisions, elsewhere, explain, feedback, health, models};
         decide::decide_description,
         decide::batch,
         feedback::feedback_description,
+        predict::predict,
+        predict::examples,
         elsewhere::report,
         decisions::show,
         decisions::list,

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use pawl_domain::{
-    CheckedSpec, DecisionId, Event, ModelSpec, Position, Sha256,
-    event::{Caller, Change, Feedback, JoinLimits, Target},
+    CheckedSpec, DecisionId, Event, Examples, Label, ModelSpec, Position, Sha256,
+    event::{Caller, Change, Decided, Feedback, JoinLimits, Target},
+    examples::{Head, Rows},
 };
 use pawl_driver::{Fold, RecoverError, Recovered};
 use pawl_model::{
     Request,
-    context::Context,
-    snapshot::{Made, Workspace},
+    context::{Context, stored_features},
+    snapshot::{Choice, Made, Workspace},
 };
 use pawl_stats::rng::Stream;
 use pawl_store::{Disk, LogError, checkpoints, log::Config};
 
-/// Models of three families: one that forgets, one with text, one without context.
-const SPECS: [&str; 3] = [
+/// Policies of three families, one that forgets, one with text, one without context; then classifiers of two and of
+/// three classes.
+const SPECS: [&str; 5] = [
     r#"
 schema = 1
 name = "forgetting"
@@ -65,7 +67,39 @@ quality = { bounds = [0, 1] }
 [learner]
 algorithm = "thompson"
 "#,
+    r#"
+schema = 1
+name = "two"
+kind = "classifier"
+[label]
+classes = ["0", "1"]
+[features]
+x = { type = "number" }
+kind = { type = "category", bits = 4 }
+[feedback]
+deadline = "20s"
+[learner]
+algorithm = "sgd"
+batch = { size = 4, after = "50ms" }
+"#,
+    r#"
+schema = 1
+name = "three"
+kind = "classifier"
+[label]
+classes = ["0", "1", "2"]
+[features]
+prompt = { type = "text", bits = 8, log = "encoded" }
+x = { type = "number" }
+[learner]
+algorithm = "sgd"
+average = true
+batch = { size = 3, after = "50ms" }
+"#,
 ];
+
+/// How many of them are policies.
+const POLICIES: usize = 3;
 
 /// Small segments, so that every run has several.
 const CONFIG: Config = Config { segment_bytes: 4096, read_only: false };
@@ -151,8 +185,10 @@ impl<D: Disk> World<D> {
     pub fn step(&mut self) -> Result<(), RecoverError> {
         self.now_ms += self.stream.below(200);
         match self.stream.below(20) {
-            0..=8 => self.decide()?,
-            9..=15 => self.feedback()?,
+            0..=6 => self.decide()?,
+            7 => self.predict()?,
+            8..=13 => self.feedback()?,
+            14 | 15 => self.examples()?,
             16 | 17 => {
                 self.fold.tick(self.now_ms)?;
             }
@@ -169,15 +205,9 @@ impl<D: Disk> World<D> {
     }
 
     fn decide(&mut self) -> Result<(), RecoverError> {
-        let spec = self.specs[self.stream.below(self.specs.len() as u64) as usize].clone();
-        let Some(snapshot) = self.fold.engine().snapshot(spec.name()) else { return Ok(()) };
-        let kind = ["u", "v", "w"][self.stream.below(3) as usize];
-        let text = format!(
-            r#"{{"x":{},"kind":"{kind}","prompt":"word{} and word{}","undeclared":[1]}}"#,
-            self.stream.normal(),
-            self.stream.below(50),
-            self.stream.below(50)
-        );
+        let spec = self.specs[self.stream.below(POLICIES as u64) as usize].clone();
+        let Some(snapshot) = self.fold.engine_mut().snapshot(spec.name()) else { return Ok(()) };
+        let text = self.context();
         let Ok(context) = Context::read(&spec, &text) else { return Ok(()) };
         let nonce = self.stream.bits();
         let request = Request { context: &context, actions: None, seed: nonce };
@@ -187,10 +217,74 @@ impl<D: Disk> World<D> {
         let request_id = (self.stream.below(4) == 0).then(|| format!("r{}", self.stream.below(30)));
         let caller = Caller { request_id, ..Caller::default() };
         let made = Made { epoch: self.fold.log().epoch(), nonce, at_ms: self.now_ms, caller };
-        let decided = snapshot.record(&context, choice, made);
+        self.record(snapshot.record(&context, choice, made))
+    }
+
+    fn context(&mut self) -> String {
+        let kind = ["u", "v", "w"][self.stream.below(3) as usize];
+        format!(
+            r#"{{"x":{},"kind":"{kind}","prompt":"word{} and word{}","undeclared":[1]}}"#,
+            self.stream.normal(),
+            self.stream.below(50),
+            self.stream.below(50)
+        )
+    }
+
+    fn record(&mut self, decided: Decided) -> Result<(), RecoverError> {
         let id = |offset| decided.id(Position { partition: 0, offset });
         let written = self.fold.log().append_event(&Event::Decided(decided.clone()))?;
         self.decisions.push(id(written.first));
+        Ok(())
+    }
+
+    fn classifier(&mut self) -> Arc<CheckedSpec> {
+        let classifiers = (self.specs.len() - POLICIES) as u64;
+        self.specs[POLICIES + self.stream.below(classifiers) as usize].clone()
+    }
+
+    fn predict(&mut self) -> Result<(), RecoverError> {
+        let spec = self.classifier();
+        let Some(snapshot) = self.fold.engine_mut().snapshot(spec.name()) else { return Ok(()) };
+        let text = self.context();
+        let Ok(context) = Context::read(&spec, &text) else { return Ok(()) };
+        let prediction = snapshot.predict(&context, &mut Workspace::default());
+        let choice = Choice { eligible: vec![0], probabilities: vec![1.0], ..Choice::default() };
+        let (epoch, caller) = (self.fold.log().epoch(), Caller::default());
+        let made = Made { epoch, nonce: self.stream.bits(), at_ms: self.now_ms, caller };
+        let metrics = prediction.named(&spec);
+        self.record(Decided { metrics, ..snapshot.record(&context, choice, made) })
+    }
+
+    /// Labelled examples: fewer and more than a batch, some with a label that is no class, some twice.
+    fn examples(&mut self) -> Result<(), RecoverError> {
+        let spec = self.classifier();
+        let mut rows = Rows::default();
+        for _ in 0..1 + self.stream.below(9) {
+            let text = self.context();
+            let Ok(context) = Context::read(&spec, &text) else { continue };
+            let values: Vec<_> = context.stored(&spec).collect();
+            let id = (self.stream.below(5) == 0).then(|| format!("e{}", self.stream.below(20)));
+            let head = Head {
+                label: Label::Number(self.stream.below(4) as f64),
+                weight: [1.0, 1.0, 0.5, 3.0][self.stream.below(4) as usize],
+                at_ms: None,
+                id: id.as_deref(),
+            };
+            rows.push(&head, values.iter().map(|v| &**v));
+        }
+        let event = Event::Examples(Examples {
+            model: spec.name().clone(),
+            received_ms: self.now_ms,
+            principal: None,
+            metadata: None,
+            features: stored_features(&spec).map(str::to_owned).collect(),
+            rows,
+        });
+        let written = self.fold.log().append_event(&event)?;
+        if self.stream.below(2) == 0 {
+            self.fold.log().sync()?;
+            self.acknowledged.push((written.first, event));
+        }
         Ok(())
     }
 
@@ -219,6 +313,9 @@ impl<D: Disk> World<D> {
         }
         if self.stream.below(2) == 0 {
             metrics.push(("cost".to_owned(), self.stream.uniform()));
+        }
+        if self.stream.below(4) == 0 {
+            metrics.push((format!("label={}", self.stream.below(3)), 1.0));
         }
         let taken = (self.stream.below(8) == 0).then(|| "b".parse().ok()).flatten();
         let event = Event::Feedback(Feedback {

@@ -8,6 +8,8 @@ pub mod argmax;
 pub mod cpu;
 pub mod dense;
 pub mod drift;
+pub mod logistic;
 pub mod normal;
+pub mod rates;
 pub mod rng;
 pub mod special;

@@ -1,7 +1,9 @@
 //! The rules of a spec: each violation names its field, the value and the remedy.
 
 mod features;
+mod label;
 mod learner;
+mod online;
 
 use core::fmt;
 use std::collections::BTreeSet;
@@ -12,6 +14,7 @@ use super::{
 };
 use crate::suggest::nearest;
 use features::{check_crosses, check_features, check_terms};
+use label::{check_label, label_metric};
 use learner::{check_dimensions, check_explored, check_learner};
 
 /// Most actions of a policy.
@@ -28,6 +31,8 @@ pub const THOMPSON_ACTIONS_MAX: usize = 64;
 pub const NUMBER_MAX: f64 = 1e15;
 /// Most slots in all.
 pub const SLOTS_MAX: usize = 1 << 20;
+/// Most slots of a gradient learner, classes together: 128 MB.
+pub const ONLINE_SLOTS_MAX: usize = 1 << 22;
 
 /// One violation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,16 +94,17 @@ pub(super) fn check(spec: ModelSpec) -> Result<CheckedSpec, SpecErrors> {
         "schema",
         format!("`{}` is not a known schema; write {SCHEMA}", spec.schema),
     );
-    c.require(
-        spec.kind == Kind::Policy,
-        "kind",
-        "only `policy` can be served by this version of Pawl; regressors and classifiers cannot",
-    );
     let features = check_features(&spec, &mut c);
-    let actions = check_actions(&spec, &features, &mut c);
+    check_label(&spec, &mut c);
+    let policy = spec.kind == Kind::Policy;
+    let actions = if policy { check_actions(&spec, &features, &mut c) } else { label::actions() };
     let crosses = check_crosses(&spec, &features, &mut c);
-    let metrics = check_metrics(&spec, &actions, &features, &crosses, &mut c);
-    check_objective(&spec, &actions, &mut c);
+    let metrics = if policy {
+        check_objective(&spec, &actions, &mut c);
+        check_metrics(&spec, &actions, &features, &crosses, &mut c)
+    } else {
+        vec![label_metric(&spec, &features, &crosses, &mut c)]
+    };
     check_feedback(&spec, &mut c);
     let policy = check_learner(&spec, &mut c);
     let one_prior = |m: &Metric| !matches!(m.prior, Some(Prior::PerAction(_)));

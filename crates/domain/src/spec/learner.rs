@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::online::{ClipSpec, Gradient, LossName, Online, RateSpec};
 use crate::duration::Duration;
 
-/// How actions are chosen.
+/// How actions are chosen, or what predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
@@ -20,6 +21,12 @@ pub enum Algorithm {
     Linucb,
     /// Linear Thompson sampling (Agrawal, Goyal 2013).
     LinearThompson,
+    /// Regressors and classifiers: stochastic gradient descent, normalised, adaptive, invariant.
+    Sgd,
+    /// Regressors and classifiers: FTRL-Proximal (McMahan et al. 2013).
+    Ftrl,
+    /// Regressors: recursive least squares, exact.
+    Rls,
 }
 
 impl Algorithm {
@@ -33,13 +40,28 @@ impl Algorithm {
             Self::Thompson => "thompson",
             Self::Linucb => "linucb",
             Self::LinearThompson => "linear_thompson",
+            Self::Sgd => "sgd",
+            Self::Ftrl => "ftrl",
+            Self::Rls => "rls",
         }
     }
 
-    /// Whether it predicts from the context with a linear model.
+    /// Whether it predicts from the context with a linear model fitted by least squares.
     #[must_use]
     pub const fn is_linear(self) -> bool {
-        matches!(self, Self::EpsilonGreedy | Self::Linucb | Self::LinearThompson)
+        matches!(self, Self::EpsilonGreedy | Self::Linucb | Self::LinearThompson | Self::Rls)
+    }
+
+    /// Whether it moves weights along gradients.
+    #[must_use]
+    pub const fn is_online(self) -> bool {
+        matches!(self, Self::Sgd | Self::Ftrl)
+    }
+
+    /// Whether it is one of a regressor or classifier.
+    #[must_use]
+    pub const fn predicts(self) -> bool {
+        matches!(self, Self::Sgd | Self::Ftrl | Self::Rls)
     }
 }
 
@@ -141,14 +163,53 @@ pub struct LearnerSpec {
     /// Every eligible action has at least this probability.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<f64>,
+    /// Gradients: the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<LossName>,
+    /// Huber: where the loss becomes linear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+    /// Quantile: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tau: Option<f64>,
+    /// Gradients: the rate, a number or a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<RateSpec>,
+    /// SGD: a rate for each coordinate that falls with its gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<bool>,
+    /// SGD: updates that do not depend on the scale of a feature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalized: Option<bool>,
+    /// SGD: updates that a weighted example cannot carry past its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invariant: Option<bool>,
+    /// Gradients: the weight of |w|.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l1: Option<f64>,
+    /// Gradients: the weight of w²/2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l2: Option<f64>,
+    /// FTRL: β of the rate α/(β + √n).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// SGD: bounds of a gradient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<ClipSpec>,
+    /// SGD: serve the running mean of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<bool>,
+    /// SGD: what a mini-batch does with its gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient: Option<Gradient>,
     /// How fast old examples lose weight; by default they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub half_life: Option<HalfLife>,
     /// Accept a half-life too short for the number of slots and actions.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub half_life_force: bool,
-    /// The unit of publication; by default every example is published at once, and a learner that forgets takes
-    /// batches of 32 or 10 ms.
+    /// The unit of publication; by default every example is published at once, and a learner that forgets or takes
+    /// gradients takes batches of 32 or 10 ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchSpec>,
     /// How often the state is written to disk; the shortest of all models counts.
@@ -185,12 +246,20 @@ pub struct Policy {
     pub half_life: Option<HalfLife>,
     /// The unit of publication; `None` is every example at once.
     pub batch: Option<BatchSpec>,
+    /// The gradient learner, where it is one.
+    pub online: Option<Online>,
 }
 
 impl Policy {
-    /// The batch of a learner that forgets.
+    /// Whether examples wait for a batch: those of a learner that forgets or takes gradients.
     #[must_use]
-    pub fn forgetting_batch(&self) -> BatchSpec {
+    pub const fn gathers(&self) -> bool {
+        self.half_life.is_some() || self.online.is_some()
+    }
+
+    /// The batch of a learner that gathers.
+    #[must_use]
+    pub fn gathered_batch(&self) -> BatchSpec {
         self.batch.unwrap_or_default()
     }
 }

@@ -93,7 +93,12 @@ fn violations_name_the_field_and_the_remedy() {
             "bounds = [1, 0]",
             "metrics.quality.bounds: give two finite numbers, the smaller first",
         ),
-        ("kind = \"policy\"", "kind = \"regressor\"", "kind: only `policy`"),
+        ("kind = \"policy\"", "kind = \"regressor\"", "actions: only a policy has `actions`"),
+        (
+            "batch ",
+            "rate = 0.1\nbatch ",
+            "learner.rate: `linear_thompson` has no rate and so no schedule",
+        ),
     ] {
         let message = errors(|s| s.replacen(from, to, 1));
         assert!(message.contains(expected), "{from} → {to}: {message}");

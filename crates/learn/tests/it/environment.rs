@@ -32,16 +32,21 @@ impl Bandit {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.learner.snapshot(&self.spec, &self.views, Version::new(1, 0, 0), LearnerId(1), 0)
+        self.learner.clone().snapshot(
+            &self.spec,
+            &self.views,
+            Version::new(1, 0, 0),
+            LearnerId(1),
+            0,
+        )
     }
 
     pub fn learn(&mut self, context: &str, action: u16, metric: &str, value: f64) {
         let metric = self.spec.metric(metric).unwrap();
         let read = Context::read(&self.spec, context).unwrap();
         let x = Encoded::new(&self.spec, self.views.layout(metric), &read);
-        let example =
-            Example { metric, action, value, clock: 0, at_ms: 0, context: context.into() };
-        self.learner.learn(&self.spec, &self.views, example, &x, 0).unwrap();
+        let example = Example { metric, action, value, clock: 0, at_ms: 0, weight: 1.0 };
+        self.learner.learn(&self.spec, &self.views, &example, &x, 0).unwrap();
     }
 }
 

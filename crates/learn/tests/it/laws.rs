@@ -220,11 +220,7 @@ fn a_half_life_added_later_keeps_what_was_learned() {
         after.learner = before.learner.inherit(&after.spec, &after.views).unwrap();
         after.learn(&context(1.0, true), 0, "quality", 0.8);
         let (spec, views) = (after.spec.clone(), after.views.clone());
-        let encode = |e: &pawl_learn::Example| {
-            let read = Context::read_logged(&spec, &e.context).unwrap();
-            Encoded::new(&spec, views.layout(e.metric), &read)
-        };
-        after.learner.flush(&spec, &views, encode).unwrap();
+        after.learner.flush(&spec, &views).unwrap();
         let text = context(1.0, true);
         let predicted = |bandit: &Bandit| {
             let read = Context::read(&bandit.spec, &text).unwrap();

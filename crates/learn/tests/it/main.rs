@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
 
 mod environment;
+mod gradient;
 mod laws;
 mod reference;

@@ -7,5 +7,6 @@ mod bounds;
 mod cli;
 mod keys;
 mod kill;
+mod learning;
 mod process;
 mod simulate;

@@ -50,19 +50,27 @@ impl Log {
     }
 }
 
-/// Empties the context of every decision in a segment's bytes: an object and spaces of the same length.
+/// Empties the context of every decision in a segment's bytes, an object and spaces of the same length, and the rows
+/// of examples.
 fn blank(bytes: &mut [u8], base: u64) -> Result<(), LogError> {
     let mut within = SEGMENT_HEADER as usize;
     while within < bytes.len() {
         let offset = base + (within as u64 - SEGMENT_HEADER);
         let header = frame::check(&bytes[within..], offset).ok_or(LogError::Damaged(offset))?;
         let payload = within + HEADER..within + HEADER + header.len;
-        if header.tag.kind == Kind::Decision
-            && let Some(Event::Decided(mut decided)) = frame::decode(&bytes[payload.clone()])
-            && decided.context.len() >= 2
-        {
-            decided.context = format!("{{}}{}", " ".repeat(decided.context.len() - 2));
-            let encoded = frame::encode(&Event::Decided(decided));
+        let blanked = match (header.tag.kind, frame::decode(&bytes[payload.clone()])) {
+            (Kind::Decision, Some(Event::Decided(mut decided))) if decided.context.len() >= 2 => {
+                decided.context = format!("{{}}{}", " ".repeat(decided.context.len() - 2));
+                Some(Event::Decided(decided))
+            }
+            (Kind::Other, Some(Event::Examples(mut examples))) => {
+                examples.rows.blank();
+                Some(Event::Examples(examples))
+            }
+            _ => None,
+        };
+        if let Some(event) = blanked {
+            let encoded = frame::encode(&event);
             if encoded.len() == header.len {
                 bytes[payload].copy_from_slice(&encoded);
                 frame::reseal(&mut bytes[within..], offset);

@@ -2,10 +2,11 @@
 
 use super::{
     super::{
-        Actions, Algorithm, Covariance, Encoding, Feature, HalfLife, LearnerSpec, Likelihood,
-        Metric, ModelSpec, Parameters, Policy, Term,
+        Actions, Algorithm, Covariance, Encoding, Feature, HalfLife, Kind, LearnerSpec, Likelihood,
+        Metric, ModelSpec, Online, Parameters, Policy, Term,
     },
-    Checker, FULL_SLOTS_MAX, NUMBERS_MAX, SLOTS_MAX, THOMPSON_ACTIONS_MAX,
+    Checker, FULL_SLOTS_MAX, NUMBERS_MAX, ONLINE_SLOTS_MAX, SLOTS_MAX, THOMPSON_ACTIONS_MAX,
+    online::check_online,
 };
 
 /// Batches, intervals, half-lives, and what a decision may cost.
@@ -41,7 +42,7 @@ pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
     use Algorithm as A;
     let linear = l.algorithm.is_linear();
     for (set, key, allowed) in [
-        (l.parameters.is_some(), "parameters", linear),
+        (l.parameters.is_some(), "parameters", linear && !l.algorithm.predicts()),
         (l.covariance.is_some(), "covariance", linear),
         (l.lambda.is_some(), "lambda", linear),
         (
@@ -53,9 +54,13 @@ pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
         (l.epsilon_decay.is_some(), "epsilon_decay", l.algorithm == A::EpsilonGreedy),
         (l.epsilon_min.is_some(), "epsilon_min", l.algorithm == A::EpsilonGreedy),
         (l.likelihood.is_some(), "likelihood", l.algorithm == A::Thompson),
-        (l.prior_weight.is_some(), "prior_weight", l.algorithm != A::Ucb1),
-        (l.prior_weight.is_some(), "prior_weight", l.algorithm != A::Ucb1),
-        (l.floor.is_some(), "floor", l.algorithm != A::Uniform),
+        (
+            l.prior_weight.is_some(),
+            "prior_weight",
+            l.algorithm != A::Ucb1 && !l.algorithm.predicts(),
+        ),
+        (l.floor.is_some(), "floor", l.algorithm != A::Uniform && !l.algorithm.predicts()),
+        (l.half_life.is_some(), "half_life", !l.algorithm.is_online()),
     ] {
         if set && !allowed {
             c.fail(
@@ -66,9 +71,33 @@ pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
     }
 }
 
+/// The algorithm must be one of the kind of model.
+fn check_kind(spec: &ModelSpec, c: &mut Checker) {
+    let l = &spec.learner;
+    let fits = match spec.kind {
+        Kind::Policy => !l.algorithm.predicts(),
+        Kind::Regressor => l.algorithm.predicts(),
+        Kind::Classifier => l.algorithm.is_online(),
+    };
+    let choices = match spec.kind {
+        Kind::Policy => {
+            "`uniform`, `epsilon_greedy`, `ucb1`, `thompson`, `linucb` or `linear_thompson`"
+        }
+        Kind::Regressor => "`sgd`, `ftrl` or `rls`",
+        Kind::Classifier => "`sgd` or `ftrl`",
+    };
+    c.require(
+        fits,
+        "learner.algorithm",
+        format!("`{}` is not for this kind of model: use {choices}", l.algorithm.as_str()),
+    );
+}
+
 pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
     let l = &spec.learner;
     check_hyperparameters(l, c);
+    check_kind(spec, c);
+    let online = check_online(spec, c);
     let mut number =
         |key: &str, value: Option<f64>, default: f64, ok: fn(f64) -> bool, rule: &str| {
             let v = value.unwrap_or(default);
@@ -119,7 +148,11 @@ pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
     Policy {
         algorithm: l.algorithm,
         parameters: l.parameters.unwrap_or_default(),
-        covariance: l.covariance.unwrap_or_default(),
+        // A gradient learner keeps no covariance: its slots are one sparse run.
+        covariance: match l.algorithm.is_online() {
+            true => Covariance::Diagonal,
+            false => l.covariance.unwrap_or_default(),
+        },
         alpha,
         lambda,
         epsilon: [epsilon, decay, least],
@@ -128,6 +161,7 @@ pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
         floor,
         half_life: l.half_life,
         batch: l.batch,
+        online,
     }
 }
 
@@ -142,6 +176,7 @@ const fn default_alpha(algorithm: Algorithm) -> f64 {
 pub(super) fn check_explored(metrics: &[Metric], policy: &Policy, c: &mut Checker) {
     let bounded = match policy.algorithm {
         Algorithm::Uniform | Algorithm::EpsilonGreedy => return,
+        Algorithm::Sgd | Algorithm::Ftrl | Algorithm::Rls => return,
         Algorithm::Thompson => policy.likelihood == Likelihood::Bernoulli,
         Algorithm::Ucb1 | Algorithm::Linucb | Algorithm::LinearThompson => true,
     };
@@ -169,9 +204,10 @@ pub(super) fn check_dimensions(
     actions: usize,
     c: &mut Checker,
 ) {
-    if !policy.algorithm.is_linear() {
+    if !policy.algorithm.is_linear() && policy.online.is_none() {
         return;
     }
+    let slots_max = if policy.online.is_some() { ONLINE_SLOTS_MAX } else { SLOTS_MAX };
     let mut numbers = 0;
     for metric in metrics {
         let size = |t: &Term| match t {
@@ -204,12 +240,14 @@ pub(super) fn check_dimensions(
             );
         }
         c.require(
-            all <= SLOTS_MAX,
+            all * policy.online.as_ref().map_or(1, Online::outputs) <= slots_max,
             &field,
-            format!("{all} slots are too many (at most {SLOTS_MAX}); use fewer bits"),
+            format!("{all} slots are too many (at most {slots_max}); use fewer bits"),
         );
         let models = if policy.parameters == Parameters::PerAction { actions } else { 1 };
-        numbers += models * (2 * full * full + 5 * copies * all);
+        if policy.online.is_none() {
+            numbers += models * (2 * full * full + 5 * copies * all);
+        }
         check_forgetting(spec, policy, full * models, c);
     }
     c.require(

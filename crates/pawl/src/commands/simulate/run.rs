@@ -54,7 +54,8 @@ pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64))
     let mut batch = Batch::default();
     for (at_ms, &row) in order.iter().enumerate() {
         fold.catch_up()?;
-        let decided = decide(&fold, spec, &table.rows[row].context, seed, at_ms as u64, &mut work)?;
+        let decided =
+            decide(&mut fold, spec, &table.rows[row].context, seed, at_ms as u64, &mut work)?;
         let action = usize::from(decided.action().context("a decision has an action")?);
         batch.clear();
         let nonce = decided.nonce;
@@ -87,15 +88,17 @@ pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64))
 }
 
 fn decide(
-    fold: &Fold,
+    fold: &mut Fold,
     spec: &CheckedSpec,
     context: &str,
     seed: u64,
     at_ms: u64,
     work: &mut Workspace,
 ) -> Result<Decided> {
-    let snapshot =
-        fold.engine().snapshot(spec.name()).ok_or_else(|| anyhow!("the model is not enrolled"))?;
+    let snapshot = fold
+        .engine_mut()
+        .snapshot(spec.name())
+        .ok_or_else(|| anyhow!("the model is not enrolled"))?;
     let read = Context::read(spec, context)?;
     let nonce = mix(mix(seed ^ 0x5EED).wrapping_add(at_ms));
     let choice = snapshot.decide(&Request { context: &read, actions: None, seed: nonce }, work)?;

@@ -1,0 +1,383 @@
+//! Gradient learners: weights that each example moves, at a cost of the features present.
+
+pub mod loss;
+
+mod ftrl;
+mod sgd;
+mod softmax;
+
+use pawl_domain::spec::{self, Algorithm, Loss, ScheduleUnit};
+use pawl_model::weights::{CHUNK, Weights};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use self::loss::LogLoss;
+use crate::schedule;
+
+/// What is kept of one slot and output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Coordinate {
+    /// The weight.
+    w: f64,
+    /// Σ g²: the sum of squared gradients. With several outputs, of all of them and in the first.
+    n: f64,
+    /// SGD: the largest |x| so far; with several outputs in the first. FTRL: z.
+    s: f64,
+    /// Σ (t − 1)Δw over the examples t: the running mean of the weight is w − lag/t.
+    lag: f64,
+}
+
+/// What is kept of all slots together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Totals {
+    /// Examples taken.
+    examples: u64,
+    /// Mini-batches ended.
+    batches: u64,
+    /// Σ importance weight.
+    weight: f64,
+    /// Σ importance weight · Σ (x/s)².
+    norm: f64,
+    /// Least and largest label, 0 included: predictions stay within where the label has no bounds.
+    range: [f64; 2],
+    /// Examples and batches when the schedule began anew.
+    began: [u64; 2],
+}
+
+/// One example of a batch whose gradients are averaged.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// Slots and values.
+    pub x: &'a [(u32, f64)],
+    /// The label.
+    pub y: f64,
+    /// Its importance.
+    pub weight: f64,
+}
+
+/// An update that would not be finite; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFinite;
+
+/// The state of a gradient learner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Online {
+    /// Whether coordinates are those of FTRL.
+    ftrl: bool,
+    outputs: usize,
+    #[serde(serialize_with = "write_sparse", deserialize_with = "read_sparse")]
+    coordinates: Vec<Coordinate>,
+    totals: Totals,
+    /// Coordinates as they were before each change since the last good state, which is the totals beside.
+    undo: Undo,
+    good: Totals,
+    #[serde(skip)]
+    served: Served,
+    #[serde(skip)]
+    noted: Noted,
+}
+
+/// Coordinates by index.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Undo {
+    at: Vec<u32>,
+    before: Vec<Coordinate>,
+}
+
+/// Which coordinates stand in `undo` already. It follows from that.
+#[derive(Clone, Debug, Default)]
+struct Noted {
+    /// The mark at which each was noted last.
+    at: Vec<u32>,
+    mark: u32,
+}
+
+impl PartialEq for Noted {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// What was last published, and which chunks have changed since. It follows from the rest.
+#[derive(Clone, Debug, Default)]
+struct Served {
+    weights: Weights,
+    stale: Vec<bool>,
+}
+
+impl PartialEq for Served {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// Memory that updates use again.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    /// Slots of the features present.
+    present: Vec<u32>,
+    /// Of each: value, sum of squares, scale, rate, and one more.
+    columns: [Vec<f64>; 5],
+    pub(crate) scores: Vec<f64>,
+    moved: Vec<f64>,
+    /// The log loss before the last update, where the loss is logistic.
+    pub(crate) log_loss: Option<LogLoss>,
+}
+
+impl Online {
+    /// One that has seen nothing.
+    #[must_use]
+    pub fn new(algorithm: Algorithm, slots: usize, outputs: usize) -> Self {
+        Self {
+            ftrl: algorithm == Algorithm::Ftrl,
+            outputs,
+            coordinates: vec![Coordinate::default(); slots * outputs],
+            totals: Totals::default(),
+            undo: Undo::default(),
+            good: Totals::default(),
+            served: Served::default(),
+            noted: Noted::default(),
+        }
+    }
+
+    /// Examples taken.
+    #[must_use]
+    pub const fn examples(&self) -> u64 {
+        self.totals.examples
+    }
+
+    /// The least and largest label so far, 0 included.
+    #[must_use]
+    pub const fn range(&self) -> [f64; 2] {
+        self.totals.range
+    }
+
+    /// The weight of one slot and output.
+    #[must_use]
+    pub fn weight(&self, slot: usize, output: usize) -> f64 {
+        self.coordinates[slot * self.outputs + output].w
+    }
+
+    /// w·x of every output.
+    pub fn scores(&self, x: &[(u32, f64)], scores: &mut Vec<f64>) {
+        scores.clear();
+        scores.resize(self.outputs, 0.0);
+        if let [score] = &mut scores[..] {
+            *score = x.iter().map(|&(slot, v)| self.coordinates[slot as usize].w * v).sum();
+            return;
+        }
+        for &(slot, v) in x {
+            let row = &self.coordinates[slot as usize * self.outputs..][..self.outputs];
+            scores.iter_mut().zip(row).for_each(|(s, c)| *s += c.w * v);
+        }
+    }
+
+    /// Takes one example of importance `weight`. The label `y` is a number, or the index of a class.
+    /// Leaves the scores before the update in `scratch`.
+    ///
+    /// # Errors
+    /// If the update would not be finite; then nothing has changed.
+    pub fn learn(
+        &mut self,
+        spec: &spec::Online,
+        x: &[(u32, f64)],
+        y: f64,
+        weight: f64,
+        scratch: &mut Scratch,
+    ) -> Result<(), NotFinite> {
+        let totals = self.totals;
+        self.scores(x, &mut scratch.scores);
+        scratch.log_loss = None;
+        self.totals.examples += 1;
+        if !spec.loss.is_logistic() {
+            let [low, high] = self.totals.range;
+            self.totals.range = [low.min(y), high.max(y)];
+        }
+        let taken = match (self.ftrl, spec.loss) {
+            (true, _) => self.ftrl(spec, x, y, weight, scratch),
+            (_, Loss::Softmax(_)) => self.softmax(spec, x, y, weight, scratch),
+            _ => self.sgd(spec, x, y, weight, scratch),
+        };
+        if taken.is_err() {
+            self.totals = totals;
+        }
+        taken
+    }
+
+    /// One step with the mean gradient of `rows`.
+    ///
+    /// # Errors
+    /// If the update would not be finite; then nothing has changed.
+    pub fn learn_average(
+        &mut self,
+        spec: &spec::Online,
+        rows: &[Row<'_>],
+        scratch: &mut Scratch,
+    ) -> Result<(), NotFinite> {
+        let totals = self.totals;
+        let taken = self.sgd_average(spec, rows, scratch);
+        if taken.is_err() {
+            self.totals = totals;
+        }
+        taken
+    }
+
+    fn rate(&self, spec: &spec::Online) -> f64 {
+        let [examples, batches] = self.totals.began;
+        let t = match spec.schedule.unit {
+            ScheduleUnit::Examples => self.totals.examples - 1 - examples,
+            ScheduleUnit::Batches => self.totals.batches - batches,
+        };
+        schedule::rate(&spec.schedule, t as f64)
+    }
+
+    /// Ends a mini-batch.
+    pub const fn end_batch(&mut self) {
+        self.totals.batches += 1;
+    }
+
+    /// Makes the present state the one to which [`Online::go_back`] returns.
+    pub fn mark_good(&mut self) {
+        self.undo.at.clear();
+        self.undo.before.clear();
+        self.good = self.totals;
+        self.noted.mark = self.noted.mark.wrapping_add(1);
+        if self.noted.mark == 0 {
+            self.noted = Noted::default();
+        }
+    }
+
+    /// Returns to the state of the last [`Online::mark_good`].
+    pub fn go_back(&mut self) {
+        for (at, before) in self.undo.at.iter().zip(&self.undo.before) {
+            self.coordinates[*at as usize] = *before;
+            if let Some(stale) = self.served.stale.get_mut(*at as usize / CHUNK) {
+                *stale = true;
+            }
+        }
+        self.totals = self.good;
+        self.mark_good();
+    }
+
+    /// Makes ready to note changes.
+    fn begin(&mut self) {
+        if self.noted.at.len() != self.coordinates.len() {
+            self.noted.at = vec![0; self.coordinates.len()];
+            self.noted.mark = 1;
+            self.undo.at.iter().for_each(|at| self.noted.at[*at as usize] = 1);
+        }
+    }
+
+    /// Notes a coordinate before its first change since the last good state.
+    #[inline(always)]
+    fn note(&mut self, at: usize) {
+        if self.noted.at[at] != self.noted.mark {
+            self.noted.at[at] = self.noted.mark;
+            self.undo.at.push(at as u32);
+            self.undo.before.push(self.coordinates[at]);
+        }
+    }
+
+    /// Moves one weight, and notes what that changes.
+    #[inline(always)]
+    fn shift(&mut self, at: usize, by: f64, average: bool) {
+        let c = &mut self.coordinates[at];
+        c.w += by;
+        if average {
+            c.lag += (self.totals.examples - 1) as f64 * by;
+        }
+        if let Some(stale) = self.served.stale.get_mut(at / CHUNK) {
+            *stale = true;
+        }
+    }
+
+    /// The weights to serve: those of now, or their running means.
+    pub fn publish(&mut self, average: bool) -> Weights {
+        let chunks = self.coordinates.len().div_ceil(CHUNK);
+        if self.served.stale.len() != chunks {
+            let weights = Weights::zeros(self.coordinates.len());
+            self.served = Served { weights, stale: vec![true; chunks] };
+        }
+        // A running mean moves with every example, wherever the weight stands.
+        let all = average;
+        let t = self.totals.examples.max(1) as f64;
+        for (chunk, stale) in self.served.stale.iter_mut().enumerate() {
+            if !*stale && !all {
+                continue;
+            }
+            *stale = false;
+            let mut weights = [0.0; CHUNK];
+            let rows = self.coordinates[chunk * CHUNK..].iter();
+            for (to, c) in weights.iter_mut().zip(rows) {
+                *to = if average { c.w - c.lag / t } else { c.w } as f32;
+            }
+            self.served.weights.set_chunk(chunk, weights);
+        }
+        self.served.weights.clone()
+    }
+
+    /// The same without its slots: for a copy that is completed by [`Online::go_back`].
+    #[must_use]
+    pub(crate) fn hollow(&self) -> Self {
+        Self {
+            ftrl: self.ftrl,
+            outputs: self.outputs,
+            coordinates: Vec::new(),
+            totals: self.totals,
+            undo: Undo::default(),
+            good: self.totals,
+            served: Served::default(),
+            noted: Noted::default(),
+        }
+    }
+
+    /// Fills `self` with what `from` learned: by slot and by output, `None` where there is nothing to take.
+    pub(crate) fn take_over(
+        &mut self,
+        from: &Self,
+        slots: &[Option<usize>],
+        outputs: &[Option<usize>],
+    ) {
+        if from.ftrl != self.ftrl {
+            return;
+        }
+        for (slot, old) in slots.iter().enumerate() {
+            let Some(old) = *old else { continue };
+            for (output, old_output) in outputs.iter().enumerate() {
+                let Some(old_output) = *old_output else { continue };
+                let c = from.coordinates[old * from.outputs + old_output];
+                self.coordinates[slot * self.outputs + output] = c;
+            }
+            // What all outputs of a slot share stands in the first.
+            let shared = from.coordinates[old * from.outputs];
+            let first = &mut self.coordinates[slot * self.outputs];
+            (first.n, first.s) = (shared.n, shared.s);
+        }
+        self.totals = from.totals;
+        self.mark_good();
+    }
+}
+
+/// Coordinates that differ from the default, by index: most of a hashed model never do.
+fn write_sparse<S: Serializer>(all: &[Coordinate], serializer: S) -> Result<S::Ok, S::Error> {
+    let set = all.iter().enumerate().filter(|(_, c)| **c != Coordinate::default());
+    let set: Vec<(u32, Coordinate)> = set.map(|(i, c)| (i as u32, *c)).collect();
+    (all.len(), set).serialize(serializer)
+}
+
+fn read_sparse<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Coordinate>, D::Error> {
+    let (len, set) = <(usize, Vec<(u32, Coordinate)>)>::deserialize(deserializer)?;
+    let mut all = vec![Coordinate::default(); len];
+    for (i, c) in set {
+        let place = all.get_mut(i as usize);
+        *place.ok_or_else(|| serde::de::Error::custom("a coordinate beyond the last"))? = c;
+    }
+    Ok(all)
+}
+
+impl Scratch {
+    /// The scores before the last update.
+    #[must_use]
+    pub fn scores(&self) -> &[f64] {
+        &self.scores
+    }
+}

@@ -1,0 +1,117 @@
+//! `pawl learn`: a regressor or classifier from a file of labelled examples, through the engine of the server.
+
+mod cells;
+mod report;
+mod source;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use pawl_domain::{
+    CheckedSpec, Event,
+    event::Change,
+    spec::{Kind, LABEL},
+};
+use pawl_driver::Unlogged;
+use pawl_engine::Status;
+
+use self::source::{Chunk, Source};
+use super::read_spec;
+
+/// Options of `pawl learn`.
+#[derive(Args, Debug)]
+pub struct Learn {
+    /// The model's spec, TOML
+    spec: PathBuf,
+    /// Labelled examples: .csv or .jsonl, with .gz or not, or the data directory of a stopped server
+    #[arg(long)]
+    data: PathBuf,
+    /// The column or field of the label
+    #[arg(long, default_value = LABEL)]
+    target: String,
+    /// A column or field with the importance of each example
+    #[arg(long)]
+    weight: Option<String>,
+}
+
+/// What came of it.
+struct Learned {
+    fold: Unlogged,
+    /// Rows without a label.
+    unlabelled: u64,
+    seconds: f64,
+}
+
+impl Learn {
+    /// Runs the command.
+    pub fn run(&self, json: bool) -> Result<()> {
+        let spec = Arc::new(read_spec(&self.spec)?);
+        if spec.kind() == Kind::Policy {
+            bail!("`{}` is a policy, which `pawl simulate` runs over a table", spec.name());
+        }
+        let learned = self.learn(&spec)?;
+        let state = learned.fold.engine().state();
+        let enrolled = state.models.get(spec.name()).and_then(|m| m.production());
+        let enrolled = enrolled.ok_or_else(|| anyhow!("the model is not enrolled"))?;
+        if let Status::Quarantined { why, at_example } = enrolled.status() {
+            bail!("learning stopped at example {at_example}: {why}");
+        }
+        let report = report::Report {
+            spec: &spec,
+            enrolled,
+            tally: &state.models[spec.name()].tally,
+            unlabelled: learned.unlabelled,
+            seconds: learned.seconds,
+        };
+        if json {
+            say!("{}", serde_json::to_string(&report.to_json())?);
+        } else {
+            say!("{}", report.to_text().trim_end());
+        }
+        Ok(())
+    }
+
+    /// One thread reads and parses, this one learns.
+    fn learn(&self, spec: &Arc<CheckedSpec>) -> Result<Learned> {
+        let begun = Instant::now();
+        let source = Source::open(&self.data, spec, &self.target, self.weight.as_deref())?;
+        let bar = ProgressBar::new(source.bytes());
+        bar.set_style(ProgressStyle::with_template(
+            "{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
+        )?);
+        let (full, chunks) = mpsc::sync_channel::<Chunk>(4);
+        let (empty, used) = mpsc::channel::<Chunk>();
+        let reader = thread::Builder::new()
+            .name("pawl-read".to_owned())
+            .spawn(move || source.read(&full, &used))?;
+        let mut fold = Unlogged::default();
+        fold.apply(&Event::Changed(Change::first(spec, 1)))?;
+        let mut unlabelled = 0;
+        for chunk in chunks {
+            unlabelled += chunk.unlabelled;
+            bar.set_position(chunk.read);
+            if !chunk.is_empty() {
+                fold.apply(chunk.event())?;
+            }
+            // The reader may be done and gone.
+            let _unneeded = empty.send(chunk);
+        }
+        reader
+            .join()
+            .map_err(|_| anyhow!("the reader panicked"))?
+            .with_context(|| format!("in `{}`", self.data.display()))?;
+        bar.finish_and_clear();
+        // What still waits for its batch is learned now: there is no later.
+        if let Some(due) = fold.engine().next_due_ms() {
+            fold.apply(&Event::Tick { now_ms: due })?;
+        }
+        Ok(Learned { fold, unlabelled, seconds: begun.elapsed().as_secs_f64() })
+    }
+}

@@ -1,0 +1,236 @@
+//! Regressors and classifiers as a client meets them, and from files.
+
+use std::{fmt::Write as _, process::Command, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::process::Server;
+
+const CHURN: &str = r#"
+schema = 1
+name = "churn"
+kind = "classifier"
+[label]
+classes = ["stay", "leave"]
+[features]
+calls = { type = "number" }
+plan = { type = "category" }
+[learner]
+algorithm = "sgd"
+"#;
+
+fn spec_json(toml: &str) -> String {
+    let spec: toml::Value = toml::from_str(toml).unwrap();
+    serde_json::to_string(&spec).unwrap()
+}
+
+fn offset(reply: &Value) -> u64 {
+    reply["position"].as_str().unwrap().strip_prefix("0.").unwrap().parse().unwrap()
+}
+
+/// Waits until predictions have learned everything up to a reply's position.
+fn learned(server: &Server, reply: &Value) {
+    let fresh = (0..400).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        let body = r#"{"instances": [{}], "log": false}"#;
+        offset(&server.ok("/v1/models/churn/predict", body)) >= offset(reply)
+    });
+    assert!(fresh, "never learned up to {reply}");
+}
+
+#[test]
+fn a_classifier_predicts_learns_and_is_explained_across_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    server.ok("/v1/models", &spec_json(CHURN));
+    let body =
+        r#"{"instances": [{"calls": 3, "plan": "pro"}, 5, {}], "request_ids": ["a", "b", "c"]}"#;
+    let first = server.ok("/v1/models/churn/predict", body);
+    assert_eq!(first["predictions"][0]["probabilities"], json!({"stay": 0.5, "leave": 0.5}));
+    assert_eq!(first["predictions"][1]["kind"], "error");
+    assert_eq!(first["decision_ids"][1], Value::Null);
+    let again = server.ok("/v1/models/churn/predict", body);
+    assert_eq!(again["decision_ids"], first["decision_ids"], "an id again is the same prediction");
+    // Labels by decision id and by the caller's own.
+    let id = first["decision_ids"][0].as_str().unwrap();
+    server.ok("/v1/feedback", &json!({"decision_id": id, "label": "leave"}).to_string());
+    let by_request = json!({"model": "churn", "request_id": "c", "label": "stay"});
+    server.ok("/v1/feedback", &by_request.to_string());
+    // Labelled examples: two plans that differ.
+    let example = |i: u32| {
+        let leaves = i.is_multiple_of(2);
+        let plan = if leaves { "free" } else { "pro" };
+        json!({"context": {"calls": i % 7, "plan": plan}, "label": if leaves { "leave" } else { "stay" }})
+    };
+    let examples: Vec<Value> = (0..500).map(example).collect();
+    let reply = server.ok("/v1/models/churn/examples", &json!({"examples": examples}).to_string());
+    assert_eq!((&reply["accepted"], &reply["rejected"]), (&json!(500), &json!([])));
+    learned(&server, &reply);
+    let body = r#"{"instances": [{"calls": 3, "plan": "free"}, {"calls": 3, "plan": "pro"}]}"#;
+    let after = server.ok("/v1/models/churn/predict", body);
+    assert_eq!(after["predictions"][0]["class"], "leave");
+    assert_eq!(after["predictions"][1]["class"], "stay");
+    assert!(after["predictions"][0]["probability"].as_f64().unwrap() > 0.9);
+    let folded = (0..400).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        let log = server.json("/v1/log");
+        log["folded"] == log["head"]
+    });
+    assert!(folded);
+    let model = server.json("/v1/models/churn");
+    assert_eq!(
+        (&model["kind"], &model["learners"][0]["examples"]),
+        (&json!("classifier"), &json!(502))
+    );
+    assert!(model["learners"][0]["progress"]["recent_loss"].as_f64().unwrap() < 0.2);
+    let id = after["decision_ids"][0].as_str().unwrap().to_owned();
+    let digest = model["learners"][0]["state_sha256"].clone();
+    assert_eq!(server.terminate(), Some(0));
+    let server = Server::start(dir.path(), &[]);
+    let model = server.json("/v1/models/churn");
+    assert_eq!(model["learners"][0]["state_sha256"], digest);
+    let shown = server.json(&format!("/v1/decisions/{id}/explain"));
+    assert_eq!(shown["explanation"]["recomputed_equal"], true, "{shown}");
+    assert_eq!(shown["prediction"]["class"], "leave");
+    assert!(shown["explanation"]["contributions"][0]["value"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    server.create_router();
+    server.ok("/v1/models", &spec_json(CHURN));
+    for (path, body, status, code, detail) in [
+        ("/v1/models/churn/decide", r#"{"context": {}}"#, 422, "wrong_kind", "/predict"),
+        ("/v1/models/router/predict", r#"{"instances": []}"#, 422, "wrong_kind", "/decide"),
+        (
+            "/v1/models/churn/predict",
+            r#"{"instance": []}"#,
+            422,
+            "invalid_request",
+            "did you mean `instances`?",
+        ),
+        (
+            "/v1/models/churn/predict",
+            r#"{"instances": [{}], "request_ids": []}"#,
+            422,
+            "invalid_request",
+            "one an instance",
+        ),
+        (
+            "/v1/models/churn/predict",
+            r#"{"instances": [{}], "log": false, "request_ids": ["a"]}"#,
+            422,
+            "invalid_request",
+            "log = false",
+        ),
+    ] {
+        let (found, name, text) = server.refused(path, body);
+        assert_eq!((found, name.as_str()), (status, code), "{body}");
+        assert!(text.contains(detail), "{body}: {text}");
+    }
+    let body = json!({"examples": [
+        {"context": {}, "label": "gone"}, {"context": {}, "label": [1]}, {"context": 1, "label": "stay"},
+        {"context": {}, "label": "stay", "weight": -1}, {"context": {}, "label": "stay", "at": "noon"},
+        {"context": {}, "label": "stay", "id": ""}, {"context": {}, "label": "stay"},
+    ]});
+    let reply = server.ok("/v1/models/churn/examples", &body.to_string());
+    assert_eq!(reply["accepted"], 1);
+    let rejected = reply["rejected"].as_array().unwrap();
+    for (i, part) in
+        ["stay, leave", "neither a number nor a class", "JSON object", "`-1`", "not a time", "`id`"]
+            .iter()
+            .enumerate()
+    {
+        assert!(rejected[i].to_string().contains(part), "{}", rejected[i]);
+    }
+    let id =
+        server.ok("/v1/models/churn/predict", r#"{"instances": [{}]}"#)["decision_ids"][0].clone();
+    for (body, detail) in [
+        (json!({"decision_id": id, "metrics": {"quality": 1}}), "learns from a `label`"),
+        (json!({"decision_id": id, "label": "gone"}), "stay, leave"),
+        (json!({"decision_id": id, "label": "stay", "not_used": true}), "teaches nothing"),
+    ] {
+        let (status, _, text) = server.refused("/v1/feedback", &body.to_string());
+        assert!(status == 422 && text.contains(detail), "{body}: {text}");
+    }
+    let (_, code, text) =
+        server.refused("/v1/models", &spec_json(&CHURN.replace("\"stay\", ", "")));
+    assert!(code == "invalid_spec" && text.contains("label.classes"), "{text}");
+}
+
+/// An example twice by id teaches once; one labelled twice by feedback too.
+#[test]
+fn an_example_is_taken_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    server.ok("/v1/models", &spec_json(CHURN));
+    let body = json!({"examples": [
+        {"context": {"calls": 1}, "label": "stay", "id": "x"}, {"context": {"calls": 1}, "label": "stay", "id": "x"},
+    ]});
+    server.ok("/v1/models/churn/examples", &body.to_string());
+    server.ok("/v1/models/churn/examples", &body.to_string());
+    let id =
+        server.ok("/v1/models/churn/predict", r#"{"instances": [{}]}"#)["decision_ids"][0].clone();
+    let label = json!({"decision_id": id, "label": "leave"}).to_string();
+    server.ok("/v1/feedback", &label);
+    let reply = server.ok("/v1/feedback", &label);
+    learned(&server, &reply);
+    let model = server.json("/v1/models/churn");
+    assert_eq!(model["learners"][0]["examples"], 2);
+    assert_eq!(model["feedback"]["duplicate"], 4);
+}
+
+/// A logistic stream with known coefficients, as a file: the same through `pawl learn` from CSV and JSON lines, and a
+/// loss within a hundredth of that of the true probabilities.
+#[test]
+fn learning_a_file_reaches_the_loss_of_the_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut csv, mut lines) = ("b,calls,label\n".to_owned(), String::new());
+    let (mut truth, n) = (0.0, 20_000);
+    let u = |s: u64, k: u64| pawl_stats::rng::uniform(s, k);
+    for k in 0..n {
+        let calls = (2.0 * u(1, k) - 1.0) * 100.0;
+        let calls = (calls * 10.0).round() / 10.0;
+        let plan = ["free", "pro", "max"][(3.0 * u(2, k)) as usize];
+        let score = 0.03 * calls + if plan == "pro" { 1.0 } else { -0.5 };
+        let p = 1.0 / (1.0 + (-score).exp());
+        let y = u(3, k) < p;
+        truth -= if y { p.ln() } else { (1.0 - p).ln() } / n as f64;
+        let label = if y { "leave" } else { "stay" };
+        writeln!(csv, "{plan},{calls},{label}").unwrap();
+        writeln!(lines, r#"{{"plan":"{plan}","calls":{calls},"label":"{label}"}}"#).unwrap();
+    }
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("churn.toml"), CHURN).unwrap();
+    std::fs::write(path("a.csv"), csv.replacen("b,", "plan,", 1)).unwrap();
+    std::fs::write(path("a.jsonl"), lines).unwrap();
+    let learn = |data: &str| -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_pawl"))
+            .arg("learn")
+            .arg(path("churn.toml"))
+            .arg("--data")
+            .arg(path(data))
+            .arg("--json")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let (a, b) = (learn("a.csv"), learn("a.jsonl"));
+    assert_eq!(a["examples"], n);
+    assert_eq!(a["state_sha256"], b["state_sha256"]);
+    let loss = a["loss"].as_f64().unwrap();
+    assert!(loss > truth - 0.01 && loss < truth + 0.01, "{loss} {truth}");
+    assert!(a["calibration_error"].as_f64().unwrap() < 0.03);
+    // A column that is not there is named.
+    let output = Command::new(env!("CARGO_BIN_EXE_pawl"))
+        .args(["learn", "--target", "lable", "--data"])
+        .arg(path("a.csv"))
+        .arg(path("churn.toml"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("did you mean `label`?"), "{text}");
+}
