@@ -4,6 +4,7 @@ mod bandit;
 mod ceiling;
 mod drift;
 mod freshness;
+mod learn;
 mod load;
 mod routing;
 pub mod serve;
@@ -25,6 +26,8 @@ pub enum Bench {
     Routing(routing::Options),
     /// Change detectors against River's: delays, misses, false alarms, updates a second
     Drift(drift::Options),
+    /// Online learning of whole files against Vowpal Wabbit, River and scikit-learn
+    Learn(learn::Options),
     /// The bare server itself, on a port that the system picks
     #[command(hide = true)]
     Ceiling,
@@ -39,6 +42,7 @@ impl Bench {
             Self::Bandit => bandit::run(),
             Self::Routing(options) => routing::run(options),
             Self::Drift(options) => drift::run(options),
+            Self::Learn(options) => learn::run(options),
             Self::Ceiling => ceiling::run(),
         }
     }

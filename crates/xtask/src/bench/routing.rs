@@ -37,7 +37,7 @@ pub struct Options {
 /// The grid of weights of cost: the same for every table.
 const GRID: &str = "1,5,10,20,30,50,70,100,140,200,300,400,500,700,1000,1400,2000,3000,5000";
 /// The version of the peer.
-const VOWPAL_WABBIT: &str = "vowpalwabbit==9.11.9";
+pub const VOWPAL_WABBIT: &str = "vowpalwabbit==9.11.9";
 /// Seeds on which the peer's setting is picked, and on which both are compared.
 const PICKED_ON: std::ops::Range<u64> = 0..5;
 const COMPARED_ON: std::ops::Range<u64> = 5..15;
@@ -58,8 +58,7 @@ fn settings() -> Vec<String> {
 /// Where the tables are.
 fn data(options: &Options) -> Result<PathBuf> {
     let environment = std::env::var_os("PAWL_DATA").map(|d| Path::new(&d).join("routing"));
-    let near = root().join("../shared/data/routing");
-    let candidates = [options.data.clone(), environment, Some(near)];
+    let candidates = [options.data.clone(), environment];
     let found = candidates.into_iter().flatten().find(|p| p.is_dir());
     found.context("the routing tables are absent: give --data DIR or set PAWL_DATA")
 }
