@@ -21,8 +21,8 @@ pub use learner::{
     Algorithm, BatchSpec, Covariance, HalfLife, LearnerSpec, Likelihood, Parameters, Policy,
 };
 pub use online::{
-    ClipSpec, Gradient, Loss, LossName, Online, RateSpec, Schedule, ScheduleName, ScheduleSpec,
-    ScheduleUnit, Shape,
+    ClipSpec, Gradient, Loss, LossName, Monitor, MonitorSpec, OnDrift, Online, RateSpec, Schedule,
+    ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
 };
 
 /// The schema of specs that this version reads.

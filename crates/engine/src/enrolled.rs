@@ -12,7 +12,7 @@ use pawl_domain::{
     event::Decided,
     spec::{Gradient, Policy},
 };
-use pawl_learn::{Example, Learner, Progress, online::Scratch};
+use pawl_learn::{Example, Learner, Monitor, Progress, online::Scratch};
 use pawl_model::{Encoded, Snapshot, Views, context::Context};
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -184,6 +184,12 @@ impl Enrolled {
         self.learner.progress()
     }
 
+    /// What watches it: of gradient learners.
+    #[must_use]
+    pub const fn monitor(&self) -> Option<&Monitor> {
+        self.learner.monitor()
+    }
+
     /// Digest of what it has learned.
     #[must_use]
     pub fn sha256(&self) -> Sha256 {
@@ -241,7 +247,9 @@ impl Enrolled {
 
     /// Renews the good state now and then.
     fn mark_good(&mut self) {
+        let holds = self.learner.monitor().is_some_and(Monitor::is_holding);
         if self.status == Status::Learning
+            && !holds
             && self.learner.examples() / GOOD_EVERY != self.learner.good_examples() / GOOD_EVERY
         {
             self.learner.mark_good();

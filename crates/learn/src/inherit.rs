@@ -6,8 +6,9 @@ use pawl_domain::spec::CheckedSpec;
 use pawl_model::{Views, linear::Posterior};
 
 use crate::{
-    learner::{Learner, MetricState, Models, Run},
+    learner::Learner,
     linear::{Degenerate, Linear, Statistics},
+    metric::{MetricState, Models, Run},
 };
 
 impl Learner {

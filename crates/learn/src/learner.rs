@@ -7,19 +7,16 @@ use std::{
 
 use pawl_domain::{
     ActionName, LearnerId,
-    spec::{CheckedSpec, Goal, Gradient, HalfLife, Loss, Metric, Parameters, Policy, Prior},
+    spec::{CheckedSpec, Gradient, HalfLife, Metric, Policy},
 };
-use pawl_model::{
-    Encoded, Snapshot, Views,
-    counts::Count,
-    layout::Layout,
-    snapshot::{Estimates, MetricView, joint},
-};
+use pawl_model::{Encoded, Snapshot, Views, counts::Count};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    linear::{Degenerate, Linear},
+    linear::Degenerate,
+    metric::{MetricState, Models, runs},
+    monitor::{Judgement, Monitor},
     online::{Online, Row, Scratch},
     progress::Progress,
 };
@@ -39,33 +36,6 @@ pub struct Example {
     pub clock: u64,
     /// Log time of the decision.
     pub at_ms: u64,
-}
-
-/// A run of slots as stored: by name, never by place.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Run {
-    pub key: String,
-    pub start: usize,
-    pub len: usize,
-}
-
-/// What a learner knows of one metric.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MetricState {
-    pub(crate) name: String,
-    pub(crate) runs: Vec<Run>,
-    /// All values of all actions.
-    pooled: Count,
-    seen: Option<[f64; 2]>,
-    pub(crate) models: Models,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Models {
-    PerAction(Vec<Linear>),
-    Joint(Linear),
-    Counts(Vec<Count>),
-    Online(Vec<Online>),
 }
 
 /// The moving state of a model's learner. Two learners that took the same examples are equal, bit for bit.
@@ -91,6 +61,8 @@ pub struct Learner {
     refused: u64,
     /// Regressors and classifiers: how well they predicted.
     progress: Progress,
+    /// Gradient learners: what watches them.
+    monitor: Option<Monitor>,
     /// The state to which it goes back when something goes wrong. Gradient learners keep what differs themselves.
     good: Option<Box<Self>>,
 }
@@ -118,6 +90,7 @@ impl Learner {
             pending_since_ms: 0,
             refused: 0,
             progress: Progress::default(),
+            monitor: spec.policy().online.as_ref().map(|o| Monitor::new(&o.monitor, o.loss)),
             good: None,
         }
     }
@@ -192,11 +165,23 @@ impl Learner {
         batch: impl IntoIterator<Item = (&'a Example, &'a Encoded)>,
         scratch: &mut Scratch,
     ) {
+        self.begin_batch(scratch);
         for (example, x) in batch {
             self.examples += 1;
             self.take_gradient(policy, example, x, scratch);
         }
-        self.end_batch();
+        self.end_batch(policy, scratch);
+    }
+
+    fn begin_batch(&self, scratch: &mut Scratch) {
+        scratch.batch.clear();
+        scratch.cut = self.monitor.as_ref().map_or(1.0, Monitor::rate);
+    }
+
+    /// What watches it: of gradient learners.
+    #[must_use]
+    pub const fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.as_ref()
     }
 
     /// Whether examples wait for their batch.
@@ -210,13 +195,28 @@ impl Learner {
         let metric = &mut self.metrics[e.metric];
         let Models::Online(models) = &mut metric.models else { return };
         let model = &mut models[usize::from(e.action)];
-        let taken = model.learn(online, &x.diagonal, e.value, e.weight, scratch);
-        if taken.is_err() {
+        let holds = self.monitor.as_ref().is_some_and(Monitor::is_holding);
+        model.scores(&x.diagonal, &mut scratch.scores);
+        scratch.log_loss = None;
+        let judged = model.judged(online, &x.diagonal, e.value, &scratch.scores);
+        let finite = judged.is_none_or(f64::is_finite);
+        if !finite
+            || !holds
+                && model.learn_scored(online, &x.diagonal, e.value, e.weight, scratch).is_err()
+        {
             self.refused += 1;
+            scratch.batch.refused += 1;
             return;
         }
+        // A log loss is known once the example is learned.
+        let judged = judged.or(scratch.log_loss.map(|l| l.value));
+        let judged = judged.unwrap_or_else(|| model.loss(online, e.value, &scratch.scores));
+        scratch.batch.seen.push((judged, e.value));
+        if !holds {
+            scratch.batch.norm = scratch.batch.norm.max(scratch.norm);
+        }
         if policy.algorithm.predicts() {
-            match scratch.log_loss {
+            match scratch.log_loss.filter(|_| !holds) {
                 Some(known) => self.progress.add_logistic(known, e.value, e.weight),
                 None => {
                     let range = model.range();
@@ -226,10 +226,22 @@ impl Learner {
         }
     }
 
-    fn end_batch(&mut self) {
-        for metric in &mut self.metrics {
-            if let Models::Online(models) = &mut metric.models {
-                models.iter_mut().for_each(Online::end_batch);
+    /// Ends a batch: what it did stands only if the monitor is content.
+    fn end_batch(&mut self, policy: &Policy, scratch: &Scratch) {
+        let (Some(online), Some(monitor)) = (&policy.online, &mut self.monitor) else { return };
+        let rate = online.schedule.initial;
+        let judgement =
+            monitor.judge(&online.monitor, online.loss, &scratch.batch, rate, self.examples);
+        let models = self.metrics.iter_mut().filter_map(|m| match &mut m.models {
+            Models::Online(models) => Some(models),
+            _ => None,
+        });
+        for model in models.flatten() {
+            match judgement {
+                Judgement::Content => model.end_batch(),
+                Judgement::GoBack => model.go_back(),
+                Judgement::StartOver => model.forget(),
+                Judgement::Accept | Judgement::Restart => model.restart(),
             }
         }
     }
@@ -261,6 +273,7 @@ impl Learner {
         }
         if let Some(online) = &policy.online {
             let mut scratch = Scratch::default();
+            self.begin_batch(&mut scratch);
             if online.gradient == Gradient::Average {
                 self.average(policy, &pending, &mut scratch);
             } else {
@@ -268,7 +281,7 @@ impl Learner {
                     self.take_gradient(policy, example, x, &mut scratch);
                 }
             }
-            self.end_batch();
+            self.end_batch(policy, &scratch);
             return Ok(());
         }
         let Some(half_life) = policy.half_life else { return Ok(()) };
@@ -310,13 +323,18 @@ impl Learner {
             let model = &mut models[usize::from(action)];
             for row in &rows {
                 model.scores(row.x, &mut scratch.scores);
+                let judged = model.judged(online, row.x, row.y, &scratch.scores);
+                let judged = judged.unwrap_or_else(|| model.loss(online, row.y, &scratch.scores));
+                scratch.batch.seen.push((judged, row.y));
                 if policy.algorithm.predicts() {
                     let range = model.range();
                     self.progress.add(online.loss, scratch.scores(), range, row.y, row.weight);
                 }
             }
-            if model.learn_average(online, &rows, scratch).is_err() {
+            let holds = self.monitor.as_ref().is_some_and(Monitor::is_holding);
+            if !holds && model.learn_average(online, &rows, scratch).is_err() {
                 self.refused += rows.len() as u64;
+                scratch.batch.refused += rows.len() as u64 + 1;
             }
         }
     }
@@ -372,6 +390,7 @@ impl Learner {
             classes: self.classes.clone(),
             metrics: self.metrics.iter().map(metric).collect(),
             pending: self.pending.clone(),
+            monitor: self.monitor.clone(),
             good: None,
             ..*self
         }
@@ -406,174 +425,6 @@ impl Learner {
             decisions: self.decisions,
             metrics: metrics.map(|(metric, state)| state.view(spec, metric)).collect(),
             of_all: OnceLock::new(),
-        }
-    }
-}
-
-impl Models {
-    fn new(spec: &CheckedSpec, layout: &Layout) -> Self {
-        let policy = spec.policy();
-        let k = spec.actions().len();
-        let slots = layout.slots;
-        if let Some(online) = &policy.online {
-            return Self::Online(vec![Online::new(policy.algorithm, slots, online.outputs()); k]);
-        }
-        match (policy.algorithm.is_linear(), policy.parameters) {
-            (false, _) => Self::Counts(vec![Count::default(); k]),
-            (true, Parameters::PerAction) => {
-                Self::PerAction(vec![Linear::new(layout.full, slots, policy.lambda); k])
-            }
-            (true, Parameters::Shared) => {
-                Self::Joint(Linear::new(slots + k, slots + k, policy.lambda))
-            }
-            (true, Parameters::Hybrid) => {
-                let all = slots + k * slots;
-                Self::Joint(Linear::new(all, all, policy.lambda))
-            }
-        }
-    }
-}
-
-/// The runs of slots of a metric's models: for joint ones, those of the actions too.
-fn runs(spec: &CheckedSpec, layout: &Layout) -> Vec<Run> {
-    let mut runs: Vec<Run> = layout
-        .blocks
-        .iter()
-        .map(|b| Run { key: b.key.clone(), start: b.start, len: b.len })
-        .collect();
-    for (a, action) in spec.actions().iter().enumerate() {
-        let name = &action.name;
-        match spec.policy().parameters {
-            Parameters::PerAction => {}
-            Parameters::Shared => {
-                runs.push(Run { key: format!("@{name}"), start: layout.slots + a, len: 1 });
-            }
-            Parameters::Hybrid => {
-                let start = layout.slots + a * layout.slots;
-                runs.extend(layout.blocks.iter().map(|b| Run {
-                    key: format!("@{name}|{}", b.key),
-                    start: start + b.start,
-                    len: b.len,
-                }));
-            }
-        }
-    }
-    runs
-}
-
-impl MetricState {
-    /// Adds an example to the statistics.
-    fn learn(&mut self, policy: &Policy, layout: &Layout, e: &Example, x: &Encoded, weight: f64) {
-        self.pooled.add(e.value, weight);
-        let [low, high] = self.seen.unwrap_or([e.value; 2]);
-        self.seen = Some([low.min(e.value), high.max(e.value)]);
-        let forgets = policy.half_life.is_some();
-        let a = usize::from(e.action);
-        match &mut self.models {
-            Models::Counts(counts) => counts[a].add(e.value, weight),
-            Models::PerAction(models) if forgets => models[a].accumulate(x, e.value, weight),
-            Models::Joint(model) if forgets => {
-                let phi = joint(policy.parameters, layout.slots, x, e.action);
-                model.accumulate(&phi, e.value, weight);
-            }
-            Models::PerAction(_) | Models::Joint(_) | Models::Online(_) => {}
-        }
-    }
-
-    /// Adds an example to the statistics of a linear model and moves its posterior at once.
-    fn apply(
-        &mut self,
-        policy: &Policy,
-        layout: &Layout,
-        e: &Example,
-        x: &Encoded,
-    ) -> Result<(), Degenerate> {
-        match &mut self.models {
-            Models::Counts(_) | Models::Online(_) => Ok(()),
-            Models::PerAction(models) => models[usize::from(e.action)].learn(x, e.value, e.weight),
-            Models::Joint(model) => {
-                let phi = joint(policy.parameters, layout.slots, x, e.action);
-                model.learn(&phi, e.value, e.weight)
-            }
-        }
-    }
-
-    /// Counts how well recursive least squares predicts an example, before it learns.
-    fn predicted(&self, e: &Example, x: &Encoded, progress: &mut Progress) {
-        if let Models::PerAction(models) = &self.models {
-            let score = models[usize::from(e.action)].posterior.mean(x, 0.0);
-            let [low, high] = self.seen.unwrap_or([0.0; 2]);
-            let range = [low.min(e.value), high.max(e.value)];
-            progress.add(Loss::Squared, &[score], range, e.value, e.weight);
-        }
-    }
-
-    fn decay(&mut self, factor: f64) {
-        self.pooled.decay(factor);
-        match &mut self.models {
-            Models::Counts(counts) => counts.iter_mut().for_each(|c| c.decay(factor)),
-            Models::PerAction(models) => models.iter_mut().for_each(|m| m.decay(factor)),
-            Models::Joint(model) => model.decay(factor),
-            Models::Online(_) => {}
-        }
-    }
-
-    fn rebuild(&mut self) -> Result<(), Degenerate> {
-        match &mut self.models {
-            Models::Counts(_) | Models::Online(_) => Ok(()),
-            Models::PerAction(models) => models.iter_mut().try_for_each(|m| m.rebuild()),
-            Models::Joint(model) => model.rebuild(),
-        }
-    }
-
-    pub(crate) const fn take_pooled(&mut self, old: &Self) {
-        self.pooled = old.pooled;
-        self.seen = old.seen;
-    }
-
-    fn view(&mut self, spec: &CheckedSpec, metric: &Metric) -> MetricView {
-        let online = spec.policy().online.as_ref();
-        let mut seen = self.seen;
-        let estimates = match &mut self.models {
-            Models::Online(models) => {
-                // A score is no value: only the labels of a regression bound what is predicted.
-                let numbers = online.is_some_and(|o| !o.loss.is_logistic());
-                seen = models.first().map(Online::range).filter(|_| numbers);
-                let average = online.is_some_and(|o| o.average);
-                Estimates::Online(models.iter_mut().map(|m| m.publish(average)).collect())
-            }
-            Models::Counts(counts) => Estimates::Counts(counts.clone()),
-            Models::PerAction(models) => {
-                Estimates::PerAction(models.iter().map(|m| m.posterior.clone()).collect())
-            }
-            Models::Joint(model) => Estimates::Joint(model.posterior.clone()),
-        };
-        let actions = spec.actions().iter();
-        let prior = match &metric.prior {
-            Some(Prior::Number(value)) => actions.map(|_| *value).collect(),
-            Some(Prior::PerAction(means)) => {
-                actions.map(|a| means.get(&a.name).copied().unwrap_or_default()).collect()
-            }
-            None => {
-                let value = self.default_prior(spec.policy(), metric);
-                actions.map(|_| value).collect()
-            }
-        };
-        MetricView { prior, seen, estimates }
-    }
-
-    /// Linear models: the running mean over all actions, which starts at the favourable bound with the weight of
-    /// `prior_weight` examples. Counts: the middle of the bounds.
-    fn default_prior(&self, policy: &Policy, metric: &Metric) -> f64 {
-        let middle = metric.bounds.map_or(0.0, |[low, high]| low + (high - low) / 2.0);
-        if !policy.algorithm.is_linear() {
-            return middle;
-        }
-        match (metric.goal, metric.bounds) {
-            (Goal::Max, Some([_, high])) => self.pooled.mean(high, policy.prior_weight),
-            (Goal::Min, Some([low, _])) => self.pooled.mean(low, policy.prior_weight),
-            (Goal::Min, None) => self.pooled.mean(0.0, policy.prior_weight),
-            (Goal::Max, None) => self.pooled.mean(0.0, f64::MIN_POSITIVE),
         }
     }
 }

@@ -3,9 +3,13 @@
 mod inherit;
 mod learner;
 pub mod linear;
+mod metric;
+mod monitor;
 pub mod online;
 mod progress;
 pub mod schedule;
 
-pub use learner::{Example, Learner, MetricState};
+pub use learner::{Example, Learner};
+pub use metric::MetricState;
+pub use monitor::{Divergence, Monitor};
 pub use progress::Progress;

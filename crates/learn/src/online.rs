@@ -8,10 +8,14 @@ mod softmax;
 
 use pawl_domain::spec::{self, Algorithm, Loss, ScheduleUnit};
 use pawl_model::weights::{CHUNK, Weights};
+use pawl_stats::logistic::log_sum_exp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::loss::LogLoss;
-use crate::schedule;
+use crate::{monitor::Batch, schedule};
+
+/// By how much the sums of squared gradients shrink when a schedule begins anew: rates rise to eight times.
+const RESTART: f64 = 64.0;
 
 /// What is kept of one slot and output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -111,7 +115,7 @@ impl PartialEq for Served {
 }
 
 /// Memory that updates use again.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Scratch {
     /// Slots of the features present.
     present: Vec<u32>,
@@ -121,6 +125,27 @@ pub struct Scratch {
     moved: Vec<f64>,
     /// The log loss before the last update, where the loss is logistic.
     pub(crate) log_loss: Option<LogLoss>,
+    /// The norm of the last gradient, in units of the scales where they are normalised.
+    pub(crate) norm: f64,
+    /// The factor of the rate.
+    pub(crate) cut: f64,
+    /// What the batch showed.
+    pub(crate) batch: Batch,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            present: Vec::new(),
+            columns: Default::default(),
+            scores: Vec::new(),
+            moved: Vec::new(),
+            log_loss: None,
+            norm: 0.0,
+            cut: 1.0,
+            batch: Batch::default(),
+        }
+    }
 }
 
 impl Online {
@@ -157,6 +182,62 @@ impl Online {
         self.coordinates[slot * self.outputs + output].w
     }
 
+    /// The loss that the monitor judges an example by, where it is another than [`Online::loss`]: a value larger than
+    /// any before counts as the largest before, since the update will shrink its weight to that.
+    #[must_use]
+    pub(crate) fn judged(
+        &self,
+        spec: &spec::Online,
+        x: &[(u32, f64)],
+        y: f64,
+        scores: &[f64],
+    ) -> Option<f64> {
+        let [score] = scores else { return None };
+        if !spec.normalized || self.ftrl {
+            return None;
+        }
+        let mut beyond = 0.0;
+        for &(slot, v) in x {
+            let c = &self.coordinates[slot as usize];
+            if v.abs() > c.s && c.s > 0.0 {
+                beyond += c.w * (v - libm::copysign(c.s, v));
+            }
+        }
+        (beyond != 0.0).then(|| self.loss(spec, y, &[score - beyond]))
+    }
+
+    /// The loss of scores for the label `y`.
+    #[must_use]
+    pub(crate) fn loss(&self, spec: &spec::Online, y: f64, scores: &[f64]) -> f64 {
+        if let Loss::Softmax(_) = spec.loss {
+            let class = (y as usize).min(scores.len() - 1);
+            return log_sum_exp(scores.iter().copied()) - scores[class];
+        }
+        let [low, high] = self.totals.range;
+        let p = match spec.loss {
+            Loss::Logistic => scores[0],
+            _ => scores[0].clamp(low.min(y), high.max(y)),
+        };
+        loss::value(spec.loss, p, y)
+    }
+
+    /// Forgets everything but the examples it counted.
+    pub(crate) fn forget(&mut self) {
+        self.coordinates.iter_mut().for_each(|c| *c = Coordinate::default());
+        self.served.stale.iter_mut().for_each(|s| *s = true);
+        let Totals { examples, batches, .. } = self.totals;
+        let began = [examples, batches];
+        self.totals = Totals { examples, batches, began, ..Totals::default() };
+        self.mark_good();
+    }
+
+    /// Begins the schedule anew, and shrinks the sums of squared gradients, so that rates are high again.
+    pub(crate) fn restart(&mut self) {
+        self.totals.began = [self.totals.examples, self.totals.batches];
+        self.coordinates.iter_mut().for_each(|c| c.n /= if self.ftrl { 1.0 } else { RESTART });
+        self.mark_good();
+    }
+
     /// w·x of every output.
     pub fn scores(&self, x: &[(u32, f64)], scores: &mut Vec<f64>) {
         scores.clear();
@@ -184,8 +265,20 @@ impl Online {
         weight: f64,
         scratch: &mut Scratch,
     ) -> Result<(), NotFinite> {
-        let totals = self.totals;
         self.scores(x, &mut scratch.scores);
+        self.learn_scored(spec, x, y, weight, scratch)
+    }
+
+    /// The same, with its scores known.
+    pub(crate) fn learn_scored(
+        &mut self,
+        spec: &spec::Online,
+        x: &[(u32, f64)],
+        y: f64,
+        weight: f64,
+        scratch: &mut Scratch,
+    ) -> Result<(), NotFinite> {
+        let totals = self.totals;
         scratch.log_loss = None;
         self.totals.examples += 1;
         if !spec.loss.is_logistic() {
@@ -221,13 +314,13 @@ impl Online {
         taken
     }
 
-    fn rate(&self, spec: &spec::Online) -> f64 {
+    fn rate(&self, spec: &spec::Online, scratch: &Scratch) -> f64 {
         let [examples, batches] = self.totals.began;
         let t = match spec.schedule.unit {
             ScheduleUnit::Examples => self.totals.examples - 1 - examples,
             ScheduleUnit::Batches => self.totals.batches - batches,
         };
-        schedule::rate(&spec.schedule, t as f64)
+        schedule::rate(&spec.schedule, t as f64) * scratch.cut
     }
 
     /// Ends a mini-batch.

@@ -219,6 +219,16 @@ fn describe_learner(e: &Enrolled, position: u64) -> Value {
             value["progress"]["calibration_error"] = json!(p.calibration_error());
         }
     }
+    if let Some(m) = e.monitor() {
+        let last = m.last.map(|(why, at)| json!({"why": why.as_str(), "at_example": at}));
+        value["monitor"] = json!({
+            "holding": m.is_holding(), "rate_factor": m.rate(), "went_back": m.went_back, "last": last,
+            "drifts": m.drifts, "accepted_changes": m.accepted,
+        });
+        if m.is_holding() && state == "learning" {
+            value["state"] = json!("holding");
+        }
+    }
     value
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::online::{ClipSpec, Gradient, LossName, Online, RateSpec};
+use super::online::{ClipSpec, Gradient, LossName, MonitorSpec, Online, RateSpec};
 use crate::duration::Duration;
 
 /// How actions are chosen, or what predicts.
@@ -202,6 +202,9 @@ pub struct LearnerSpec {
     /// SGD: what a mini-batch does with its gradients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient: Option<Gradient>,
+    /// Gradients: the rules of the stability monitor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<MonitorSpec>,
     /// How fast old examples lose weight; by default they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub half_life: Option<HalfLife>,

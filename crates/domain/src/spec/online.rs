@@ -188,6 +188,8 @@ pub struct Online {
     pub average: bool,
     /// What a mini-batch does with its gradients.
     pub gradient: Gradient,
+    /// The rules of its stability monitor.
+    pub monitor: Monitor,
 }
 
 impl Online {
@@ -199,4 +201,71 @@ impl Online {
             _ => 1,
         }
     }
+}
+
+/// What to do when the loss has risen for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDrift {
+    /// Count it.
+    #[default]
+    Count,
+    /// Begin the schedule of the rate anew, the sums of `adaptive` with it.
+    Restart,
+}
+
+/// The stability monitor as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorSpec {
+    /// Examples before the first judgement; by default 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<u64>,
+    /// A batch does not fit if its mean loss is this many standard errors above the running one, …; by default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_sigmas: Option<f64>,
+    /// … and this many times the running one; by default 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_factor: Option<f64>,
+    /// A batch does not fit if its largest gradient is this many times the running one; by default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_factor: Option<f64>,
+    /// The learner starts over if its loss is this many times that of a constant; by default 1.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worse_factor: Option<f64>,
+    /// The rate is multiplied by this whenever it goes back; by default 0.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_cut: Option<f64>,
+    /// Examples after which what does not fit is accepted as how things are; by default 5000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_max: Option<u64>,
+    /// ADWIN's confidence on the loss; by default 0.002.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift_delta: Option<f64>,
+    /// What to do when the loss has risen for good.
+    #[serde(default)]
+    pub on_drift: OnDrift,
+}
+
+/// The rules of the stability monitor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Monitor {
+    /// Examples before the first judgement.
+    pub warm_up: u64,
+    /// Standard errors above the running loss.
+    pub loss_sigmas: f64,
+    /// Times the running loss.
+    pub loss_factor: f64,
+    /// Times the running gradient.
+    pub gradient_factor: f64,
+    /// Times the loss of a constant.
+    pub worse_factor: f64,
+    /// The factor of the rate.
+    pub rate_cut: f64,
+    /// Examples until acceptance.
+    pub hold_max: u64,
+    /// ADWIN's confidence.
+    pub drift_delta: f64,
+    /// What to do on drift.
+    pub on_drift: OnDrift,
 }

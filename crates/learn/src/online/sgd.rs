@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use pawl_domain::spec::{ClipSpec, Loss, Online as Spec};
 
-use pawl_stats::rates::{Rates, rates};
+use pawl_stats::{
+    dense::dot,
+    rates::{Rates, rates},
+};
 
 use super::{
     NotFinite, Online, Row, Scratch,
@@ -58,7 +61,7 @@ impl Online {
         if reach == 0.0 {
             return Ok(());
         }
-        let h = self.rate(spec) * weight;
+        let h = self.rate(spec, scratch) * weight;
         let step = if spec.invariant { at.flow(h * reach) / reach } else { -gradient * h };
         let step = step * multiplier;
         if !step.is_finite() || !reach.is_finite() {
@@ -108,7 +111,7 @@ impl Online {
         if mean.values().any(|(g, _)| g.is_nan() || g * g >= SQUARE_MAX) {
             return Err(NotFinite);
         }
-        let h = self.rate(spec);
+        let h = self.rate(spec, scratch);
         self.begin();
         for (slot, (g, largest)) in mean {
             let at = slot as usize;
@@ -164,6 +167,7 @@ impl Online {
         [&mut *v, &mut *n, &mut *s].into_iter().for_each(|c| c.truncate(present));
         let (reach, norm) =
             rates(spec.adaptive, spec.normalized, squared, Rates { v, n, s, rate, work });
+        scratch.norm = libm::sqrt(squared * if spec.normalized { norm } else { dot(v, v) });
         if !spec.normalized || norm == 0.0 {
             return (reach, 1.0);
         }

@@ -34,7 +34,7 @@ impl Online {
         }
         let k = self.outputs;
         let (reach, multiplier) = self.rates(spec, x, missed * weight, weight, scratch);
-        let h = self.rate(spec) * weight;
+        let h = self.rate(spec, scratch) * weight;
         if !(reach.is_finite() && multiplier.is_finite() && h.is_finite()) {
             return Err(NotFinite);
         }

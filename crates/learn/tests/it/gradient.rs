@@ -1,7 +1,8 @@
 //! Gradient learners against Vowpal Wabbit's output on a given file and against the laws of their updates.
 
 use pawl_domain::spec::{
-    Algorithm, ClipSpec, Gradient, Loss, Online as Spec, Schedule, ScheduleUnit, Shape,
+    Algorithm, ClipSpec, Gradient, Loss, Monitor, OnDrift, Online as Spec, Schedule, ScheduleUnit,
+    Shape,
 };
 use pawl_learn::online::{Online, Scratch};
 use pawl_stats::rng::Stream;
@@ -57,6 +58,17 @@ fn spec(loss: Loss, rate: f64) -> Spec {
         clip: ClipSpec::default(),
         average: false,
         gradient: Gradient::Each,
+        monitor: Monitor {
+            warm_up: u64::MAX,
+            loss_sigmas: 10.0,
+            loss_factor: 2.0,
+            gradient_factor: 1000.0,
+            worse_factor: 1.2,
+            rate_cut: 0.5,
+            hold_max: 5000,
+            drift_delta: 0.002,
+            on_drift: OnDrift::Count,
+        },
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        Algorithm, Gradient, Kind, LearnerSpec, Loss, LossName, ModelSpec, Online, RateSpec,
-        Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
+        Algorithm, Gradient, Kind, LearnerSpec, Loss, LossName, ModelSpec, Monitor, MonitorSpec,
+        Online, RateSpec, Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
     },
     Checker,
 };
@@ -124,7 +124,7 @@ fn check_schedule(rate: Option<RateSpec>, default: f64, c: &mut Checker) -> Sche
 }
 
 /// A hyperparameter that only gradient learners have: set?, and its name.
-fn of_gradients(l: &LearnerSpec) -> [(bool, &'static str); 13] {
+fn of_gradients(l: &LearnerSpec) -> [(bool, &'static str); 14] {
     [
         (l.loss.is_some(), "loss"),
         (l.delta.is_some(), "delta"),
@@ -139,7 +139,31 @@ fn of_gradients(l: &LearnerSpec) -> [(bool, &'static str); 13] {
         (l.clip.is_some(), "clip"),
         (l.average.is_some(), "average"),
         (l.gradient.is_some(), "gradient"),
+        (l.monitor.is_some(), "monitor"),
     ]
+}
+
+fn check_monitor(m: MonitorSpec, c: &mut Checker) -> Monitor {
+    let mut number = |key: &str, value: Option<f64>, default: f64, low: f64, high: f64| {
+        let v = value.unwrap_or(default);
+        c.require(
+            (low..=high).contains(&v),
+            &format!("learner.monitor.{key}"),
+            format!("`{v}` must be from {low} to {high}"),
+        );
+        v
+    };
+    Monitor {
+        warm_up: m.warm_up.unwrap_or(256),
+        loss_sigmas: number("loss_sigmas", m.loss_sigmas, 10.0, 1.0, 1e6),
+        loss_factor: number("loss_factor", m.loss_factor, 2.0, 1.0, 1e12),
+        gradient_factor: number("gradient_factor", m.gradient_factor, 1000.0, 1.0, 1e12),
+        worse_factor: number("worse_factor", m.worse_factor, 1.2, 1.0, 1e12),
+        rate_cut: number("rate_cut", m.rate_cut, 0.5, 1e-6, 1.0),
+        hold_max: m.hold_max.unwrap_or(5000),
+        drift_delta: number("drift_delta", m.drift_delta, 0.002, 1e-12, 0.5),
+        on_drift: m.on_drift,
+    }
 }
 
 /// What only gradient learners have, and of those not all.
@@ -224,5 +248,6 @@ pub(super) fn check_online(spec: &ModelSpec, c: &mut Checker) -> Option<Online> 
         clip,
         average: l.average.unwrap_or(false),
         gradient: l.gradient.unwrap_or_default(),
+        monitor: check_monitor(l.monitor.unwrap_or_default(), c),
     })
 }

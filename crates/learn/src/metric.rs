@@ -1,0 +1,219 @@
+//! What a learner knows of one metric.
+
+use pawl_domain::spec::{CheckedSpec, Goal, Loss, Metric, Parameters, Policy, Prior};
+use pawl_model::{
+    Encoded,
+    counts::Count,
+    layout::Layout,
+    snapshot::{Estimates, MetricView, joint},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    learner::Example,
+    linear::{Degenerate, Linear},
+    online::Online,
+    progress::Progress,
+};
+
+/// A run of slots as stored: by name, never by place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub key: String,
+    pub start: usize,
+    pub len: usize,
+}
+
+/// What a learner knows of one metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricState {
+    pub(crate) name: String,
+    pub(crate) runs: Vec<Run>,
+    /// All values of all actions.
+    pub(crate) pooled: Count,
+    pub(crate) seen: Option<[f64; 2]>,
+    pub(crate) models: Models,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Models {
+    PerAction(Vec<Linear>),
+    Joint(Linear),
+    Counts(Vec<Count>),
+    Online(Vec<Online>),
+}
+
+impl Models {
+    pub(crate) fn new(spec: &CheckedSpec, layout: &Layout) -> Self {
+        let policy = spec.policy();
+        let k = spec.actions().len();
+        let slots = layout.slots;
+        if let Some(online) = &policy.online {
+            return Self::Online(vec![Online::new(policy.algorithm, slots, online.outputs()); k]);
+        }
+        match (policy.algorithm.is_linear(), policy.parameters) {
+            (false, _) => Self::Counts(vec![Count::default(); k]),
+            (true, Parameters::PerAction) => {
+                Self::PerAction(vec![Linear::new(layout.full, slots, policy.lambda); k])
+            }
+            (true, Parameters::Shared) => {
+                Self::Joint(Linear::new(slots + k, slots + k, policy.lambda))
+            }
+            (true, Parameters::Hybrid) => {
+                let all = slots + k * slots;
+                Self::Joint(Linear::new(all, all, policy.lambda))
+            }
+        }
+    }
+}
+
+/// The runs of slots of a metric's models: for joint ones, those of the actions too.
+pub(crate) fn runs(spec: &CheckedSpec, layout: &Layout) -> Vec<Run> {
+    let mut runs: Vec<Run> = layout
+        .blocks
+        .iter()
+        .map(|b| Run { key: b.key.clone(), start: b.start, len: b.len })
+        .collect();
+    for (a, action) in spec.actions().iter().enumerate() {
+        let name = &action.name;
+        match spec.policy().parameters {
+            Parameters::PerAction => {}
+            Parameters::Shared => {
+                runs.push(Run { key: format!("@{name}"), start: layout.slots + a, len: 1 });
+            }
+            Parameters::Hybrid => {
+                let start = layout.slots + a * layout.slots;
+                runs.extend(layout.blocks.iter().map(|b| Run {
+                    key: format!("@{name}|{}", b.key),
+                    start: start + b.start,
+                    len: b.len,
+                }));
+            }
+        }
+    }
+    runs
+}
+
+impl MetricState {
+    /// Adds an example to the statistics.
+    pub(crate) fn learn(
+        &mut self,
+        policy: &Policy,
+        layout: &Layout,
+        e: &Example,
+        x: &Encoded,
+        weight: f64,
+    ) {
+        self.pooled.add(e.value, weight);
+        let [low, high] = self.seen.unwrap_or([e.value; 2]);
+        self.seen = Some([low.min(e.value), high.max(e.value)]);
+        let forgets = policy.half_life.is_some();
+        let a = usize::from(e.action);
+        match &mut self.models {
+            Models::Counts(counts) => counts[a].add(e.value, weight),
+            Models::PerAction(models) if forgets => models[a].accumulate(x, e.value, weight),
+            Models::Joint(model) if forgets => {
+                let phi = joint(policy.parameters, layout.slots, x, e.action);
+                model.accumulate(&phi, e.value, weight);
+            }
+            Models::PerAction(_) | Models::Joint(_) | Models::Online(_) => {}
+        }
+    }
+
+    /// Adds an example to the statistics of a linear model and moves its posterior at once.
+    pub(crate) fn apply(
+        &mut self,
+        policy: &Policy,
+        layout: &Layout,
+        e: &Example,
+        x: &Encoded,
+    ) -> Result<(), Degenerate> {
+        match &mut self.models {
+            Models::Counts(_) | Models::Online(_) => Ok(()),
+            Models::PerAction(models) => models[usize::from(e.action)].learn(x, e.value, e.weight),
+            Models::Joint(model) => {
+                let phi = joint(policy.parameters, layout.slots, x, e.action);
+                model.learn(&phi, e.value, e.weight)
+            }
+        }
+    }
+
+    /// Counts how well recursive least squares predicts an example, before it learns.
+    pub(crate) fn predicted(&self, e: &Example, x: &Encoded, progress: &mut Progress) {
+        if let Models::PerAction(models) = &self.models {
+            let score = models[usize::from(e.action)].posterior.mean(x, 0.0);
+            let [low, high] = self.seen.unwrap_or([0.0; 2]);
+            let range = [low.min(e.value), high.max(e.value)];
+            progress.add(Loss::Squared, &[score], range, e.value, e.weight);
+        }
+    }
+
+    pub(crate) fn decay(&mut self, factor: f64) {
+        self.pooled.decay(factor);
+        match &mut self.models {
+            Models::Counts(counts) => counts.iter_mut().for_each(|c| c.decay(factor)),
+            Models::PerAction(models) => models.iter_mut().for_each(|m| m.decay(factor)),
+            Models::Joint(model) => model.decay(factor),
+            Models::Online(_) => {}
+        }
+    }
+
+    pub(crate) fn rebuild(&mut self) -> Result<(), Degenerate> {
+        match &mut self.models {
+            Models::Counts(_) | Models::Online(_) => Ok(()),
+            Models::PerAction(models) => models.iter_mut().try_for_each(|m| m.rebuild()),
+            Models::Joint(model) => model.rebuild(),
+        }
+    }
+
+    pub(crate) const fn take_pooled(&mut self, old: &Self) {
+        self.pooled = old.pooled;
+        self.seen = old.seen;
+    }
+
+    pub(crate) fn view(&mut self, spec: &CheckedSpec, metric: &Metric) -> MetricView {
+        let online = spec.policy().online.as_ref();
+        let mut seen = self.seen;
+        let estimates = match &mut self.models {
+            Models::Online(models) => {
+                // A score is no value: only the labels of a regression bound what is predicted.
+                let numbers = online.is_some_and(|o| !o.loss.is_logistic());
+                seen = models.first().map(Online::range).filter(|_| numbers);
+                let average = online.is_some_and(|o| o.average);
+                Estimates::Online(models.iter_mut().map(|m| m.publish(average)).collect())
+            }
+            Models::Counts(counts) => Estimates::Counts(counts.clone()),
+            Models::PerAction(models) => {
+                Estimates::PerAction(models.iter().map(|m| m.posterior.clone()).collect())
+            }
+            Models::Joint(model) => Estimates::Joint(model.posterior.clone()),
+        };
+        let actions = spec.actions().iter();
+        let prior = match &metric.prior {
+            Some(Prior::Number(value)) => actions.map(|_| *value).collect(),
+            Some(Prior::PerAction(means)) => {
+                actions.map(|a| means.get(&a.name).copied().unwrap_or_default()).collect()
+            }
+            None => {
+                let value = self.default_prior(spec.policy(), metric);
+                actions.map(|_| value).collect()
+            }
+        };
+        MetricView { prior, seen, estimates }
+    }
+
+    /// Linear models: the running mean over all actions, which starts at the favourable bound with the weight of
+    /// `prior_weight` examples. Counts: the middle of the bounds.
+    fn default_prior(&self, policy: &Policy, metric: &Metric) -> f64 {
+        let middle = metric.bounds.map_or(0.0, |[low, high]| low + (high - low) / 2.0);
+        if !policy.algorithm.is_linear() {
+            return middle;
+        }
+        match (metric.goal, metric.bounds) {
+            (Goal::Max, Some([_, high])) => self.pooled.mean(high, policy.prior_weight),
+            (Goal::Min, Some([low, _])) => self.pooled.mean(low, policy.prior_weight),
+            (Goal::Min, None) => self.pooled.mean(0.0, policy.prior_weight),
+            (Goal::Max, None) => self.pooled.mean(0.0, f64::MIN_POSITIVE),
+        }
+    }
+}
