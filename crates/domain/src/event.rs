@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     examples::Examples,
     id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256},
+    rewind::Conditions,
     spec::CheckedSpec,
 };
 
@@ -54,6 +55,11 @@ pub enum Event {
     },
     /// Labelled examples came.
     Examples(Examples),
+    /// From here on the state is that of a fold without what a rewind leaves out.
+    Rewound {
+        /// Where the change stands that asked for it.
+        asked: u64,
+    },
 }
 
 /// How much the join may hold. It is part of the log, so that replaying needs no configuration.
@@ -262,4 +268,43 @@ pub enum ChangeKind {
     },
     /// A change that the fold does not need, such as of a key: only its place in the order counts.
     Noted,
+    /// A change of what a model's learner does.
+    Learner {
+        /// Whose.
+        model: ModelName,
+        /// What.
+        change: LearnerChange,
+    },
+}
+
+/// What a learner is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnerChange {
+    /// Serve on, and learn nothing.
+    Freeze,
+    /// Learn again: after a freeze, or from the last good state after a failure.
+    Resume,
+    /// Forget everything.
+    Reset,
+    /// Become what it would be without some of its feedback and examples.
+    Rewind {
+        /// The first record from which on they are left out; those after this change count again.
+        to: u64,
+        /// Which; all, if there is no condition.
+        without: Conditions,
+    },
+}
+
+impl LearnerChange {
+    /// As the audit trail shows it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Freeze => "learner.freeze",
+            Self::Resume => "learner.resume",
+            Self::Reset => "learner.reset",
+            Self::Rewind { .. } => "learner.rewind",
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub mod event;
 pub mod examples;
 pub mod id;
 pub mod probability;
+pub mod rewind;
 pub mod spec;
 pub mod suggest;
 pub mod value;

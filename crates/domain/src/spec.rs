@@ -92,6 +92,18 @@ pub const LABEL: &str = "label";
 /// The one action of a regressor or classifier.
 pub const PREDICT: &str = "predict";
 
+impl Kind {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::Regressor => "regressor",
+            Self::Classifier => "classifier",
+        }
+    }
+}
+
 /// Actions by name, or as tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]

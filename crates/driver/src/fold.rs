@@ -1,8 +1,13 @@
 //! A log and the engine that follows it.
 
+use core::fmt;
 use std::{io, sync::Arc};
 
-use pawl_domain::{Event, Sha256, event::JoinLimits};
+use pawl_domain::{
+    Event, ModelName, Sha256,
+    event::{Change, ChangeKind, JoinLimits, LearnerChange, Target},
+    rewind::Conditions,
+};
 use pawl_engine::{At, Engine, FOLD_VERSION, Halt, History, Recorded, State, Unreadable};
 use pawl_store::{
     Disk, Log, LogError, checkpoints,
@@ -10,12 +15,35 @@ use pawl_store::{
 };
 
 /// A log and the engine that follows it.
-#[derive(Debug)]
 pub struct Fold {
     log: Arc<Log>,
     engine: Engine,
     reader: Reader,
     history: LogHistory,
+    /// Where checkpoints are: a rewind folds on from an old one.
+    disk: Option<Arc<dyn Disk>>,
+    /// What is passed over.
+    excluded: Vec<Exclusion>,
+    /// A fold that does what the change at an offset asked, ready or nearly.
+    prepared: Option<(u64, Box<Fold>)>,
+}
+
+impl fmt::Debug for Fold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fold").field("position", &self.position()).finish_non_exhaustive()
+    }
+}
+
+/// Feedback and examples that a rewind leaves out.
+#[derive(Clone, Debug)]
+struct Exclusion {
+    model: ModelName,
+    /// From this record on, …
+    from: u64,
+    /// … before this one, …
+    until: u64,
+    /// … where this holds.
+    without: Conditions,
 }
 
 /// Why a fold could not begin.
@@ -87,7 +115,12 @@ impl Fold {
     pub fn new(log: Arc<Log>, engine: Engine) -> Self {
         let reader = log.reader(engine.state().position);
         let history = LogHistory { log: log.clone(), closing: log.reader(0) };
-        Self { log, engine, reader, history }
+        Self { log, engine, reader, history, disk: None, excluded: Vec::new(), prepared: None }
+    }
+
+    fn with_disk(mut self, disk: &Arc<dyn Disk>) -> Self {
+        self.disk = Some(disk.clone());
+        self
     }
 
     /// Opens the log on `disk` at wall time `now_ms` and takes the newest valid checkpoint. The fold still has to
@@ -109,7 +142,8 @@ impl Fold {
         log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms, limits })?;
         log.append_event(&Event::FoldVersion(FOLD_VERSION))?;
         log.sync()?;
-        Ok(Recovered { fold: Self::new(log, engine), checkpoint, head, recovery })
+        let fold = Self::new(log, engine).with_disk(disk);
+        Ok(Recovered { fold, checkpoint, head, recovery })
     }
 
     /// Opens the log on `disk` without changing anything, and folds it from the first record or, where that is
@@ -123,7 +157,7 @@ impl Fold {
         let (log, _) = Log::open(disk.clone(), config, newest, false)?;
         let log = Arc::new(log);
         if log.first() == 0 && log.redacted_below() == 0 {
-            return Ok((Self::new(log, Engine::new()), 0));
+            return Ok((Self::new(log, Engine::new()).with_disk(disk), 0));
         }
         for position in checkpoints::positions(disk.as_ref())? {
             if position >= log.first()
@@ -131,7 +165,8 @@ impl Fold {
                 && let Ok(state) = State::from_bytes(&bytes)
                 && foldable(&log, &state)
             {
-                return Ok((Self::new(log, Engine::from_state(state)), position));
+                let fold = Self::new(log, Engine::from_state(state)).with_disk(disk);
+                return Ok((fold, position));
             }
         }
         Err(LogError::Absent(0).into())
@@ -142,12 +177,12 @@ impl Fold {
     ///
     /// # Errors
     /// If the log no longer holds what is needed, or `position` is not the place of a record.
-    pub fn at(disk: &dyn Disk, log: &Arc<Log>, position: u64) -> Result<Self, RecoverError> {
-        let (engine, checkpoint) = newest(disk, position)?;
+    pub fn at(disk: &Arc<dyn Disk>, log: &Arc<Log>, position: u64) -> Result<Self, RecoverError> {
+        let (engine, checkpoint) = newest(disk.as_ref(), position)?;
         if !foldable(log, engine.state()) {
             return Err(LogError::Absent(checkpoint).into());
         }
-        let mut fold = Self::new(log.clone(), engine);
+        let mut fold = Self::new(log.clone(), engine).with_disk(disk);
         while fold.position() < position {
             if !fold.step()? {
                 return Err(LogError::Absent(position).into());
@@ -189,8 +224,111 @@ impl Fold {
     pub fn step(&mut self) -> Result<bool, RecoverError> {
         let Some(entry) = self.reader.next_entry()? else { return Ok(false) };
         let at = At { offset: entry.offset, next: entry.next, ordinal: entry.ordinal };
-        apply(&mut self.engine, at, &entry.event, &mut self.history)?;
+        if let Event::Rewound { asked } = entry.event {
+            self.rewind(asked, entry.offset)?;
+        }
+        if self.excludes(&entry)? {
+            self.engine.skip(at);
+        } else {
+            apply(&mut self.engine, at, &entry.event, &mut self.history)?;
+        }
         Ok(true)
+    }
+
+    /// Whether a rewind leaves this record out.
+    fn excludes(&self, entry: &Entry) -> Result<bool, LogError> {
+        if self.excluded.is_empty() {
+            return Ok(false);
+        }
+        let (model, principal, metadata) = match &entry.event {
+            Event::Examples(e) => (e.model.clone(), &e.principal, &e.metadata),
+            Event::Feedback(f) => {
+                let model = match &f.target {
+                    Target::Request { model, .. } => model.clone(),
+                    Target::Decision(id) => match self.log.read(id.position.offset) {
+                        Ok(Entry { event: Event::Decided(d), .. }) => d.model,
+                        Ok(_) | Err(LogError::Absent(_) | LogError::UnknownKind(_)) => {
+                            return Ok(false);
+                        }
+                        Err(e) => return Err(e),
+                    },
+                };
+                (model, &f.principal, &f.metadata)
+            }
+            _ => return Ok(false),
+        };
+        Ok(self.excluded.iter().any(|x| {
+            x.model == model
+                && (x.from..x.until).contains(&entry.offset)
+                && x.without.hold(principal.as_deref(), metadata.as_deref())
+        }))
+    }
+
+    /// A fold that does what the change at `asked` asked for, at the newest checkpoint from which it can.
+    ///
+    /// # Errors
+    /// If the log no longer holds what is needed.
+    pub fn rewinding(&self, asked: u64) -> Result<Self, RecoverError> {
+        let entry = self.log.read(asked)?;
+        let Event::Changed(Change { kind: ChangeKind::Learner { model, change }, .. }) =
+            entry.event
+        else {
+            return Err(LogError::Absent(asked).into());
+        };
+        let LearnerChange::Rewind { to, without } = change else {
+            return Err(LogError::Absent(asked).into());
+        };
+        let mut excluded = self.excluded.clone();
+        excluded.push(Exclusion { model, from: to, until: asked, without });
+        let first = excluded.iter().map(|x| x.from).min().unwrap_or(to);
+        let disk = self.disk.as_ref().ok_or(LogError::Absent(first))?;
+        let mut fold = Self::before(disk, &self.log, first)?;
+        fold.excluded = excluded;
+        Ok(fold)
+    }
+
+    /// A fold at the newest checkpoint at or before `position` from which the log can be folded on.
+    ///
+    /// # Errors
+    /// If there is none, and the log does not begin at its beginning.
+    pub fn before(
+        disk: &Arc<dyn Disk>,
+        log: &Arc<Log>,
+        position: u64,
+    ) -> Result<Self, RecoverError> {
+        let positions = checkpoints::positions(disk.as_ref())?;
+        for at in positions.into_iter().rev().filter(|p| *p <= position) {
+            if let Some(bytes) = checkpoints::read(disk.as_ref(), at)?
+                && let Ok(state) = State::from_bytes(&bytes)
+                && foldable(log, &state)
+            {
+                return Ok(Self::new(log.clone(), Engine::from_state(state)).with_disk(disk));
+            }
+        }
+        if log.first() == 0 && log.redacted_below() == 0 {
+            return Ok(Self::new(log.clone(), Engine::new()).with_disk(disk));
+        }
+        Err(LogError::Absent(position).into())
+    }
+
+    /// Keeps a fold from [`Fold::rewinding`] for the record that puts it in place.
+    pub fn prepare(&mut self, asked: u64, fold: Self) {
+        self.prepared = Some((asked, Box::new(fold)));
+    }
+
+    /// Takes the state of the fold that does what the change at `asked` asked for, at `offset`.
+    fn rewind(&mut self, asked: u64, offset: u64) -> Result<(), RecoverError> {
+        let mut other = match self.prepared.take() {
+            Some((prepared, fold)) if prepared == asked && fold.position() <= offset => *fold,
+            _ => self.rewinding(asked)?,
+        };
+        while other.position() < offset {
+            if !other.step()? {
+                return Err(LogError::Absent(offset).into());
+            }
+        }
+        self.engine = other.engine;
+        Ok(())
     }
 
     /// Applies everything up to the head. Returns how many records that were.

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pawl_domain::{ModelName, Sha256};
-use pawl_engine::{Model, State};
+use pawl_domain::{Event, ModelName, Sha256};
+use pawl_engine::{Enrolled, Model, State};
 use pawl_store::{Disk, Log};
 
 use crate::{
@@ -47,6 +47,17 @@ pub struct Inspection {
     pub sha256: Sha256,
 }
 
+/// What is known of one model.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its state.
+    pub model: Model,
+    /// The position it is known at.
+    pub position: u64,
+    /// Whether a rewind is under way, of this model or another.
+    pub rewinding: bool,
+}
+
 /// Why the fold stopped while serving goes on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("learning has stopped: {0}")]
@@ -54,7 +65,7 @@ pub struct Stopped(pub String);
 
 enum Command {
     Inspect(mpsc::Sender<Inspection>),
-    Model(ModelName, mpsc::Sender<Option<(Model, u64)>>),
+    Model(ModelName, mpsc::Sender<Option<Known>>),
     Checkpoint(mpsc::Sender<Result<u64, String>>),
     Stop,
 }
@@ -68,6 +79,7 @@ pub struct Live {
     asleep: Arc<AtomicBool>,
     stopped: Arc<std::sync::OnceLock<Stopped>>,
     checkpoint_error: Arc<Mutex<Option<String>>>,
+    rewind_failed: Arc<Mutex<Option<(u64, String)>>>,
     commands: mpsc::Sender<Command>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -91,6 +103,14 @@ struct Worker {
     last_published: Instant,
     /// Models that changed since they were published, and since when.
     unpublished: BTreeMap<ModelName, Instant>,
+    /// The fold that does a rewind: what asked for it, and its thread.
+    rewinding: Option<(u64, thread::JoinHandle<Result<Fold, String>>)>,
+    /// A rewind that cannot be done, and why. It is tried again after a restart.
+    rewind_failed: Arc<Mutex<Option<(u64, String)>>>,
+    /// How often each learner had gone back, as far as it was said.
+    went_back: BTreeMap<ModelName, u64>,
+    /// A checkpoint spares the next start a rewind.
+    checkpoint_now: bool,
 }
 
 impl Live {
@@ -111,6 +131,7 @@ impl Live {
         let asleep = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(std::sync::OnceLock::new());
         let checkpoint_error = Arc::new(Mutex::new(None));
+        let rewind_failed = Arc::new(Mutex::new(None));
         let mut worker = Worker {
             checkpointed: (Instant::now(), fold.position()),
             fold,
@@ -127,6 +148,10 @@ impl Live {
             pace: 1e-9,
             last_published: Instant::now(),
             unpublished: BTreeMap::new(),
+            rewinding: None,
+            rewind_failed: rewind_failed.clone(),
+            went_back: BTreeMap::new(),
+            checkpoint_now: false,
         };
         worker.publish();
         let panicked = stopped.clone();
@@ -137,7 +162,17 @@ impl Live {
             }
         };
         let thread = Some(thread::Builder::new().name("pawl-fold".to_owned()).spawn(run)?);
-        Ok(Self { log, published, position, asleep, stopped, checkpoint_error, commands, thread })
+        Ok(Self {
+            log,
+            published,
+            position,
+            asleep,
+            stopped,
+            checkpoint_error,
+            rewind_failed,
+            commands,
+            thread,
+        })
     }
 
     /// The snapshots that answer.
@@ -170,6 +205,13 @@ impl Live {
         self.checkpoint_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why the last rewind could not be done, if it could not.
+    #[must_use]
+    pub fn rewind_error(&self) -> Option<String> {
+        let failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().map(|(_, why)| why.clone())
+    }
+
     /// Says that something was appended.
     pub fn wake(&self) {
         if self.asleep.swap(false, Ordering::AcqRel)
@@ -198,11 +240,11 @@ impl Live {
         self.ask(Command::Inspect)
     }
 
-    /// What is known of `model`, and the position it is known at; `None` if there is no such model.
+    /// What is known of `model`; `None` if there is no such model.
     ///
     /// # Errors
     /// If the thread has ended.
-    pub fn model(&self, model: ModelName) -> Result<Option<(Model, u64)>, Stopped> {
+    pub fn model(&self, model: ModelName) -> Result<Option<Known>, Stopped> {
         self.ask(|reply| Command::Model(model, reply))
     }
 
@@ -232,6 +274,18 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Says in the log of the process that a monitor undid a batch.
+fn say_went_back(name: &ModelName, enrolled: &Enrolled, said: &mut BTreeMap<ModelName, u64>) {
+    let Some(monitor) = enrolled.monitor() else { return };
+    let known = said.entry(name.clone()).or_insert(monitor.went_back);
+    let more = monitor.went_back > *known;
+    *known = monitor.went_back; // a rewind takes some back
+    if more {
+        let (why, at) = monitor.last.map_or(("", 0), |(why, at)| (why.as_str(), at));
+        tracing::warn!(model = %name, why, at_example = at, rate = monitor.rate(), "a learner went back");
     }
 }
 
@@ -285,6 +339,7 @@ impl Worker {
         if applied < GROUP || self.last_published.elapsed() >= PUBLISH_EVERY {
             self.publish();
         }
+        self.rewind_if_asked()?;
         self.checkpoint_if_due();
         Ok(applied > 0)
     }
@@ -302,6 +357,7 @@ impl Worker {
             let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
             let gathers = enrolled.batch_due_ms().is_some();
             if enrolled.spec().policy().online.is_some() {
+                say_went_back(name, enrolled, &mut self.went_back);
                 // Batches are the unit of publication, and what waits in one is not in the position yet.
                 let learned_to = enrolled.learned_to(engine.state().position);
                 if before.is_none_or(|b| b.position != learned_to)
@@ -331,6 +387,47 @@ impl Worker {
         self.last_published = Instant::now();
     }
 
+    fn rewind_failed(&self, asked: u64, why: String) {
+        let mut failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed = Some((asked, why));
+    }
+
+    /// A rewind folds on a thread of its own, while everything goes on from the state before. When it has nearly caught
+    /// up, a record puts it in place.
+    fn rewind_if_asked(&mut self) -> Result<(), RecoverError> {
+        if let Some((asked, thread)) = self.rewinding.take_if(|(_, thread)| thread.is_finished()) {
+            match thread.join() {
+                Ok(Ok(fold)) => {
+                    self.fold.prepare(asked, fold);
+                    self.fold.log().append_event(&Event::Rewound { asked })?;
+                    self.checkpoint_now = true;
+                }
+                Ok(Err(why)) => self.rewind_failed(asked, why),
+                Err(_) => self.rewind_failed(asked, "the fold panicked".to_owned()),
+            }
+        }
+        let failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = failed.as_ref().map(|(asked, _)| *asked);
+        let rewinds = &self.fold.engine().state().rewinds;
+        let next = rewinds.iter().copied().find(|r| failed != Some(*r));
+        if self.rewinding.is_none()
+            && let Some(asked) = next
+        {
+            let begun = self.fold.rewinding(asked);
+            let fold = begun.map_err(|e| e.to_string());
+            let work = move || {
+                let mut fold = fold?;
+                fold.catch_up().map_err(|e| e.to_string())?;
+                // What came meanwhile is little.
+                fold.catch_up().map_err(|e| e.to_string())?;
+                Ok(fold)
+            };
+            let thread = thread::Builder::new().name("pawl-rewind".to_owned()).spawn(work);
+            self.rewinding = thread.ok().map(|t| (asked, t));
+        }
+        Ok(())
+    }
+
     /// How long until a gathering batch must be published.
     fn publish_in(&self) -> Option<Duration> {
         let batch = |name: &ModelName| self.published.get(name.as_str())?.spec.policy().batch;
@@ -345,6 +442,9 @@ impl Worker {
         let now_ms = self.clock.now_ms();
         let due = self.fold.engine().next_due_ms().map(|due| due.saturating_sub(now_ms).max(1));
         let wait = Duration::from_millis(due.unwrap_or(1000).min(1000));
+        // A fold that rewinds is looked after.
+        let wait =
+            if self.rewinding.is_some() { wait.min(Duration::from_millis(20)) } else { wait };
         let wait = self.publish_in().map_or(wait, |p| wait.min(p.max(Duration::from_millis(1))));
         self.asleep.store(true, Ordering::Release);
         // Whoever appended before it saw the flag did not wake us: look again.
@@ -375,8 +475,10 @@ impl Worker {
             }
             Command::Model(model, reply) => {
                 let state = self.fold.engine().state();
+                let (position, rewinding) = (state.position, !state.rewinds.is_empty());
                 let found = state.models.get(&model).cloned();
-                let _unheard = reply.send(found.map(|m| (m, state.position)));
+                let known = found.map(|model| Known { model, position, rewinding });
+                let _unheard = reply.send(known);
             }
             Command::Checkpoint(reply) => {
                 if let Some(stopped) = self.stopped.get() {
@@ -417,9 +519,11 @@ impl Worker {
         let every =
             asked.map(Duration::from_millis).fold(self.settings.checkpoint_every, Duration::min);
         let due = when.elapsed() >= every || tail >= TAIL_MAX.as_secs_f64();
+        let due = due || (self.checkpoint_now && self.fold.engine().state().rewinds.is_empty());
         if self.writing.is_some() || !due || self.fold.position() == position {
             return;
         }
+        self.checkpoint_now = false;
         self.checkpointed = (Instant::now(), self.fold.position());
         let state = self.fold.engine().state().clone();
         let (disk, log) = (self.disk.clone(), self.fold.log().clone());

@@ -9,7 +9,7 @@ use std::{
 
 use pawl_domain::{
     CheckedSpec, Examples, LearnerId, Sha256,
-    event::Decided,
+    event::{Decided, LearnerChange},
     spec::{Gradient, Policy},
 };
 use pawl_learn::{Example, Learner, Monitor, Progress, online::Scratch};
@@ -38,6 +38,8 @@ pub enum Status {
         /// The failure.
         why: String,
     },
+    /// It was told to serve and not to learn.
+    Frozen,
 }
 
 /// A learner enrolled on a version.
@@ -223,6 +225,24 @@ impl Enrolled {
 
     pub(crate) fn decided(&mut self, at_ms: u64) {
         self.learner.decided(at_ms);
+    }
+
+    /// Does as it is told. A rewind is not its own to do.
+    pub(crate) fn change(&mut self, change: &LearnerChange) {
+        match change {
+            LearnerChange::Freeze => {
+                self.flush();
+                self.status = Status::Frozen;
+            }
+            LearnerChange::Resume => self.status = Status::Learning,
+            LearnerChange::Reset => {
+                self.learner = Learner::new(&self.spec, &self.views);
+                self.learner.mark_good();
+                self.pending_from = None;
+                self.status = Status::Learning;
+            }
+            LearnerChange::Rewind { .. } => {}
+        }
     }
 
     /// When the batch that gathers is to be applied; `None` if there is none, or it never will be.

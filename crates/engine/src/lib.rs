@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use pawl_domain::{
     Examples, ModelName, Sha256,
-    event::{Change, ChangeKind, Decided},
+    event::{Change, ChangeKind, Decided, LearnerChange},
 };
 use pawl_model::Snapshot;
 
@@ -154,11 +154,18 @@ impl Engine {
             Event::Decided(decided) => self.decided(at, decided, history)?,
             Event::Feedback(feedback) => self.feedback(feedback, history)?,
             Event::Examples(examples) => self.examples(at, examples),
-            Event::Changed(change) => self.changed(change)?,
+            Event::Changed(change) => self.changed(at, change)?,
+            // The driver has put the state of the other fold in place.
+            Event::Rewound { asked } => self.state.rewinds.retain(|r| r != asked),
             Event::Trimmed { before } => self.state.trimmed = (*before).max(self.state.trimmed),
         }
         self.state.position = at.next;
         Ok(())
+    }
+
+    /// Passes over a record as if it were not there: a rewind leaves it out.
+    pub const fn skip(&mut self, at: At) {
+        self.state.position = at.next;
     }
 
     /// The earliest time at which a [`Event::Tick`] would do something; `None` if there is nothing to wait for.
@@ -228,7 +235,7 @@ impl Engine {
         self.dirty.insert(examples.model.clone());
     }
 
-    fn changed(&mut self, change: &Change) -> Result<(), Halt> {
+    fn changed(&mut self, at: At, change: &Change) -> Result<(), Halt> {
         let (incarnation, seq) = self.state.registry;
         let expected = if change.incarnation == incarnation { seq + 1 } else { 1 };
         if change.seq != expected || change.incarnation < incarnation {
@@ -238,6 +245,15 @@ impl Engine {
         if let ChangeKind::Enrolled { model, version, learner, spec, inherits, .. } = &change.kind {
             let invalid = |why| Halt::Spec { model: model.clone(), why };
             self.state.enrol(model, version, *learner, spec, *inherits).map_err(invalid)?;
+            self.dirty.insert(model.clone());
+        }
+        if let ChangeKind::Learner { model, change } = &change.kind
+            && let Some(known) = self.state.models.get_mut(model)
+        {
+            known.learners_mut().for_each(|e| e.change(change));
+            if matches!(change, LearnerChange::Rewind { .. }) {
+                self.state.rewinds.push(at.offset);
+            }
             self.dirty.insert(model.clone());
         }
         self.state.registry = (change.incarnation, change.seq);

@@ -29,6 +29,8 @@ pub struct State {
     pub models: BTreeMap<ModelName, Model>,
     /// What belongs to no model.
     pub tally: Tally,
+    /// Where the changes stand whose rewind is not done yet.
+    pub rewinds: Vec<u64>,
 }
 
 /// One model.
@@ -85,6 +87,7 @@ impl State {
             join: Join::new(),
             models: BTreeMap::new(),
             tally: Tally::default(),
+            rewinds: Vec::new(),
         }
     }
 

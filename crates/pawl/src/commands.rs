@@ -4,6 +4,7 @@ pub mod decision;
 pub mod demo;
 pub mod key;
 pub mod learn;
+pub mod learner;
 pub mod log;
 pub mod model;
 pub mod serve;

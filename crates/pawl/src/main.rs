@@ -51,6 +51,9 @@ enum Command {
     Checkpoint,
     /// Run a policy over a table of what every action would have given
     Simulate(commands::simulate::Simulate),
+    /// Learners on a server
+    #[command(subcommand)]
+    Learner(commands::learner::Learner),
     /// Learn a regressor or classifier from a file of labelled examples
     Learn(commands::learn::Learn),
     /// Spec files
@@ -84,6 +87,7 @@ fn main() -> std::process::ExitCode {
             });
         }),
         Command::Simulate(command) => command.run(server.json),
+        Command::Learner(command) => command.run(&server),
         Command::Learn(command) => command.run(server.json),
         Command::Spec(command) => command.run(server.json),
         Command::Config(ConfigCommand::Explain) => {

@@ -95,6 +95,8 @@ codes! {
     LogUnavailable "log_unavailable" 503 true "check the disk of the server";
     /// The server is stopping or starting.
     Unavailable "unavailable" 503 true "wait as Retry-After says";
+    /// A rewind needs records that are gone.
+    PositionGone "position_gone" 410 false "rewind to a later time, or keep more: `log.max_bytes`, `log.retention`";
     /// What is needed to explain is gone.
     NotExplainable "not_explainable" 410 false "explain sooner, or keep more: `log.max_bytes`, `log.retention`";
     /// A fault of the server.

@@ -27,7 +27,7 @@ const SHOWN: usize = 8;
 
 /// The snapshot that answered: the fold of the log up to its position.
 fn snapshot(app: &App, decided: &Decided) -> ApiResult<Snapshot> {
-    let fold = Fold::at(app.disk().as_ref(), app.log(), decided.snapshot);
+    let fold = Fold::at(app.disk(), app.log(), decided.snapshot);
     let gone = |e: RecoverError| {
         ApiError::new(
             Code::NotExplainable,

@@ -12,6 +12,7 @@ mod explain;
 mod feedback;
 mod health;
 mod http;
+mod learner;
 mod metrics;
 mod models;
 pub mod openapi;

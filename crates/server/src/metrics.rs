@@ -1,6 +1,7 @@
 //! What Prometheus sees.
 
-use pawl_engine::Tally;
+use pawl_driver::Known;
+use pawl_engine::{Status, Tally};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -111,31 +112,53 @@ impl Metrics {
             "1 if the fold has stopped",
             u64::from(app.live().stopped().is_some()),
         );
-        let decisions = Family::<Model, Counter>::default();
-        let feedback = Family::<Outcome, Counter>::default();
-        let examples = Family::<Model, Gauge>::default();
-        let quarantined = Family::<Model, Gauge>::default();
-        for name in app.live().published().names() {
-            let found = app.live().model(name.clone()).map_err(|e| e.to_string())?;
-            let Some((model, _)) = found else { continue };
-            let label = Model { model: name.to_string() };
-            decisions.get_or_create_owned(&label).inc_by(model.tally.decisions);
-            for (result, n) in results(&model.tally) {
-                let label = Outcome { model: name.to_string(), result: result.to_owned() };
-                feedback.get_or_create_owned(&label).inc_by(n);
-            }
-            if let Some(learner) = model.production() {
-                examples.get_or_create_owned(&label).set(learner.examples().cast_signed());
-                let failed = *learner.status() != pawl_engine::Status::Learning;
-                quarantined.get_or_create_owned(&label).set(i64::from(failed));
-            }
-        }
-        registry.register("decisions", "Decisions folded", decisions);
-        registry.register("feedback", "Metric values folded, by what became of them", feedback);
-        registry.register("learner_examples", "Examples the learner has taken", examples);
-        registry.register("learner_quarantined", "1 if the learner is quarantined", quarantined);
+        of_models(app, &mut registry)?;
         let mut text = String::new();
         encode(&mut text, &registry).map_err(|e| e.to_string())?;
         Ok(text)
     }
+}
+
+/// What the fold knows of each model.
+fn of_models(app: &App, registry: &mut Registry) -> Result<(), String> {
+    let decisions = Family::<Model, Counter>::default();
+    let feedback = Family::<Outcome, Counter>::default();
+    let examples = Family::<Model, Gauge>::default();
+    let quarantined = Family::<Model, Gauge>::default();
+    let frozen = Family::<Model, Gauge>::default();
+    let holding = Family::<Model, Gauge>::default();
+    let went_back = Family::<Model, Counter>::default();
+    let drifts = Family::<Model, Counter>::default();
+    for name in app.live().published().names() {
+        let found = app.live().model(name.clone()).map_err(|e| e.to_string())?;
+        let Some(Known { model, .. }) = found else { continue };
+        let label = Model { model: name.to_string() };
+        decisions.get_or_create_owned(&label).inc_by(model.tally.decisions);
+        for (result, n) in results(&model.tally) {
+            let label = Outcome { model: name.to_string(), result: result.to_owned() };
+            feedback.get_or_create_owned(&label).inc_by(n);
+        }
+        if let Some(learner) = model.production() {
+            examples.get_or_create_owned(&label).set(learner.examples().cast_signed());
+            let failed = matches!(learner.status(), Status::Quarantined { .. });
+            quarantined.get_or_create_owned(&label).set(i64::from(failed));
+            let frozen_now = *learner.status() == Status::Frozen;
+            frozen.get_or_create_owned(&label).set(i64::from(frozen_now));
+            if let Some(monitor) = learner.monitor() {
+                let holds = monitor.is_holding();
+                holding.get_or_create_owned(&label).set(i64::from(holds));
+                went_back.get_or_create_owned(&label).inc_by(monitor.went_back);
+                drifts.get_or_create_owned(&label).inc_by(monitor.drifts);
+            }
+        }
+    }
+    registry.register("decisions", "Decisions folded", decisions);
+    registry.register("feedback", "Metric values folded, by what became of them", feedback);
+    registry.register("learner_examples", "Examples the learner has taken", examples);
+    registry.register("learner_quarantined", "1 if the learner is quarantined", quarantined);
+    registry.register("learner_frozen", "1 if the learner was told not to learn", frozen);
+    registry.register("learner_holding", "1 while the monitor lets it only predict", holding);
+    registry.register("learner_went_back", "Times the monitor undid a batch", went_back);
+    registry.register("learner_drifts", "Times the loss has risen for good", drifts);
+    Ok(())
 }

@@ -24,7 +24,7 @@ use crate::{
     http::{self, read_body},
 };
 
-fn refused(e: RegistryError) -> ApiError {
+pub(crate) fn refused(e: RegistryError) -> ApiError {
     let code = match &e {
         RegistryError::Exists { .. } => Code::AlreadyExists,
         RegistryError::NotFound { what: "model", .. } => Code::ModelNotFound,
@@ -42,13 +42,13 @@ fn refused(e: RegistryError) -> ApiError {
 }
 
 /// Runs a change to its end, also where the caller hangs up in the middle of it.
-async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = ApiResult<T>> + Send + 'static,
 ) -> ApiResult<T> {
     tokio::spawn(change).await.map_err(ApiError::internal)?
 }
 
-fn by(app: &App, caller: &Caller, headers: &HeaderMap) -> By {
+pub(crate) fn by(app: &App, caller: &Caller, headers: &HeaderMap) -> By {
     let why = headers.get("x-pawl-why").and_then(|v| v.to_str().ok()).map(str::to_owned);
     By { at_ms: app.now_ms(), principal: caller.principal(), why }
 }
@@ -196,6 +196,7 @@ pub(crate) async fn list(
 fn describe_learner(e: &Enrolled, position: u64) -> Value {
     let (state, why) = match e.status() {
         Status::Learning => ("learning", Value::Null),
+        Status::Frozen => ("frozen", Value::Null),
         Status::Quarantined { at_example, why } => {
             ("quarantined", json!({"at_example": at_example, "why": why}))
         }
@@ -256,7 +257,8 @@ pub(crate) async fn show(
     let (asked, wanted) = (app.clone(), name.clone());
     let inspected = tokio::task::spawn_blocking(move || asked.live().model(wanted)).await;
     let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
-    let (state, position) = found.ok_or_else(|| ApiError::no_model(name.as_str()))?;
+    let known = found.ok_or_else(|| ApiError::no_model(name.as_str()))?;
+    let (state, position) = (known.model, known.position);
     let production = rows.iter().find(|r| r.stage == "production");
     let value = json!({
         "name": name,
@@ -266,6 +268,8 @@ pub(crate) async fn show(
         "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),
         "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),
         "feedback": describe_tally(&state.tally),
+        "rewinding": known.rewinding,
+        "rewind_error": app.live().rewind_error(),
     });
     let mut response = http::json(200, value.to_string());
     if let Some(version) = production.and_then(|r| format!("\"{}\"", r.version).parse().ok()) {

@@ -4,7 +4,7 @@ use axum::response::IntoResponse;
 use hyper::header;
 use utoipa::OpenApi;
 
-use crate::{decide, decisions, elsewhere, explain, feedback, health, models, predict};
+use crate::{decide, decisions, elsewhere, explain, feedback, health, learner, models, predict};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,7 @@ use crate::{decide, decisions, elsewhere, explain, feedback, health, models, pre
         decisions::list,
         explain::explain,
         models::create,
+        learner::change,
         models::list,
         models::show,
         models::versions,

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 use pawl_domain::{
     CheckedSpec, LearnerId, ModelName, Sha256,
     bump::{self, Difference},
-    event::{Change, ChangeKind},
+    event::{Change, ChangeKind, LearnerChange},
     spec::METRICS_MAX,
 };
 use semver::Version;
@@ -201,8 +201,9 @@ impl Registry {
             return Err(RegistryError::Exists { what: "a model named", name: name.to_string() });
         }
         let version = Version::new(1, 0, 0);
-        sqlx::query("INSERT INTO models (name, kind, production, learner, created_ms) VALUES (?, 'policy', ?, 1, ?)")
+        sqlx::query("INSERT INTO models (name, kind, production, learner, created_ms) VALUES (?, ?, ?, 1, ?)")
             .bind(name.as_str())
+            .bind(spec.kind().as_str())
             .bind(version.to_string())
             .bind(by.at_ms.cast_signed())
             .execute(&mut *tx)
@@ -267,6 +268,30 @@ impl Registry {
         let row = insert_version(&mut tx, spec, version, LearnerId(learner + 1), from, by).await?;
         tx.commit().await?;
         Ok((row, differences))
+    }
+
+    /// Tells a model's learner something.
+    ///
+    /// # Errors
+    /// If the model is unknown.
+    pub async fn change_learner(
+        &self,
+        model: &ModelName,
+        change: &LearnerChange,
+        by: &By,
+    ) -> Result<(), RegistryError> {
+        let mut tx = self.begin().await?;
+        let known = sqlx::query("SELECT name FROM models WHERE name = ?").bind(model.as_str());
+        if known.fetch_optional(&mut *tx).await?.is_none() {
+            return Err(RegistryError::NotFound { what: "model", name: model.to_string() });
+        }
+        let after = serde_json::to_string(change).ok();
+        let kind = ChangeKind::Learner { model: model.clone(), change: change.clone() };
+        let subject = model.as_str();
+        let row = NewChange { action: change.as_str(), subject, before: None, after, kind };
+        append_change(&mut tx, row, by).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Every version of a model, oldest first.

@@ -234,3 +234,105 @@ fn learning_a_file_reaches_the_loss_of_the_truth() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && text.contains("did you mean `label`?"), "{text}");
 }
+
+fn pawl(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn digest(server: &Server) -> String {
+    let folded = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        let log = server.json("/v1/log");
+        let model = server.json("/v1/models/churn");
+        log["folded"] == log["head"] && model["rewinding"] == false
+    });
+    assert!(folded);
+    // A batch that gathers is learned with the next tick.
+    std::thread::sleep(Duration::from_millis(100));
+    server.json("/v1/models/churn")["learners"][0]["state_sha256"].as_str().unwrap().to_owned()
+}
+
+/// Two servers take the same examples, one of them poisoned ones too; rewound without those, it has the weights of the
+/// other, byte for byte, and predicts all the while.
+#[test]
+fn a_rewind_under_load_leaves_the_weights_of_one_that_never_saw_it() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let servers = dirs.each_ref().map(|dir| Server::start(dir.path(), &[]));
+    servers.iter().for_each(|s| drop(s.ok("/v1/models", &spec_json(CHURN))));
+    let batch = |k: u64, flip: bool| -> Vec<Value> {
+        let one = |i: u64| {
+            let calls = pawl_stats::rng::uniform(k, i) * 10.0;
+            let leaves = (calls > 5.0) != flip;
+            let label = if leaves { "leave" } else { "stay" };
+            // The time is part of what is learned: the same for both.
+            json!({"context": {"calls": calls}, "label": label, "at": 1_700_000_000_000_u64 + k % 1000})
+        };
+        // Whole batches: where a batch ends does not depend on what came between.
+        (0..64).map(one).collect()
+    };
+    let examples = "/v1/models/churn/examples";
+    let mut to = String::new();
+    for k in 0..60 {
+        if k == 20 {
+            to = servers[1].json("/v1/log")["head"].as_str().unwrap().to_owned();
+        }
+        let body = json!({"examples": batch(k, false), "metadata": {"source": "good"}}).to_string();
+        servers.iter().for_each(|s| drop(s.ok(examples, &body)));
+        if (20..40).contains(&k) {
+            let body = json!({"examples": batch(1000 + k, true), "metadata": {"source": "bad"}});
+            servers[1].ok(examples, &body.to_string());
+        }
+    }
+    assert_ne!(digest(&servers[0]), digest(&servers[1]));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (server, stop) = (&servers[1], &stop);
+        // Also where something fails below: the scope waits for its thread.
+        struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let ended = Stop(stop);
+        let asking = scope.spawn(move || {
+            let mut asked = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let body = r#"{"instances": [{"calls": 1}], "log": false}"#;
+                let reply = server.ok("/v1/models/churn/predict", body);
+                assert_eq!(reply["predictions"][0]["kind"], "class");
+                asked += 1;
+            }
+            asked
+        });
+        let said = pawl(
+            server,
+            &["learner", "rewind", "churn", "--to", &to, "--without", "metadata.source = \"bad\""],
+        );
+        assert!(said.starts_with("learner.rewind of `churn` to 0."), "{said}");
+        assert_eq!(digest(&servers[0]), digest(server));
+        drop(ended);
+        assert!(asking.join().unwrap() > 0);
+    });
+    let [clean, mut rewound] = servers;
+    let expected = digest(&clean);
+    rewound.kill();
+    let server = Server::start(dirs[1].path(), &[]);
+    assert_eq!(digest(&server), expected);
+    let changes = server.json("/v1/changes");
+    assert_eq!(changes["changes"][1]["action"], "learner.rewind");
+    let (status, code, _) = server.refused(
+        "/v1/models/churn/learner",
+        r#"{"action": "rewind", "to": "0.0", "without": "source is bad"}"#,
+    );
+    assert_eq!((status, code.as_str()), (422, "invalid_request"));
+    pawl(&server, &["learner", "freeze", "churn"]);
+    assert!(pawl(&server, &["learner", "status", "churn"]).contains("frozen, 3840 examples"));
+    server.ok(examples, &json!({"examples": batch(1, false)}).to_string());
+    assert_eq!(digest(&server), expected);
+    pawl(&server, &["learner", "resume", "churn"]);
+    pawl(&server, &["learner", "reset", "churn"]);
+    assert!(pawl(&server, &["learner", "status", "churn"]).contains("learning, 0 examples"));
+}

@@ -101,7 +101,7 @@ fn the_golden_checkpoint_is_a_point_on_the_way() {
     let position = checkpoints::positions(disk.as_ref()).unwrap()[0];
     let mut fold = {
         let (replayed, _) = Fold::replay(&disk).unwrap();
-        Fold::at(disk.as_ref(), replayed.log(), position).unwrap()
+        Fold::at(&disk, replayed.log(), position).unwrap()
     };
     assert_eq!(fold.position(), position);
     fold.catch_up().unwrap();

@@ -6,3 +6,4 @@ mod crash;
 mod disk;
 mod golden;
 mod panic;
+mod rewind;
