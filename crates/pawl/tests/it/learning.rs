@@ -323,16 +323,34 @@ fn a_rewind_under_load_leaves_the_weights_of_one_that_never_saw_it() {
     assert_eq!(digest(&server), expected);
     let changes = server.json("/v1/changes");
     assert_eq!(changes["changes"][1]["action"], "learner.rewind");
-    let (status, code, _) = server.refused(
-        "/v1/models/churn/learner",
-        r#"{"action": "rewind", "to": "0.0", "without": "source is bad"}"#,
-    );
-    assert_eq!((status, code.as_str()), (422, "invalid_request"));
+}
+
+#[test]
+fn a_learner_does_as_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    server.ok("/v1/models", &spec_json(CHURN));
+    let example = json!({"context": {"calls": 1}, "label": "stay"});
+    let body = json!({"examples": vec![example; 64]}).to_string();
+    server.ok("/v1/models/churn/examples", &body);
+    let before = digest(&server);
     pawl(&server, &["learner", "freeze", "churn"]);
-    assert!(pawl(&server, &["learner", "status", "churn"]).contains("frozen, 3840 examples"));
-    server.ok(examples, &json!({"examples": batch(1, false)}).to_string());
-    assert_eq!(digest(&server), expected);
+    assert!(pawl(&server, &["learner", "status", "churn"]).contains("frozen, 64 examples"));
+    server.ok("/v1/models/churn/examples", &body);
+    assert_eq!(digest(&server), before);
     pawl(&server, &["learner", "resume", "churn"]);
+    server.ok("/v1/models/churn/examples", &body);
+    assert_ne!(digest(&server), before);
     pawl(&server, &["learner", "reset", "churn"]);
     assert!(pawl(&server, &["learner", "status", "churn"]).contains("learning, 0 examples"));
+    for (body, detail) in [
+        (r#"{"action": "rewind", "to": "0.0", "without": "source is bad"}"#, "is not a condition"),
+        (r#"{"action": "rewind"}"#, "position or a time"),
+        (r#"{"action": "rewind", "to": "0.99999999"}"#, "beyond the head"),
+        (r#"{"action": "freeze", "to": "0.0"}"#, "only a rewind"),
+        (r#"{"action": "melt"}"#, "melt"),
+    ] {
+        let (status, _, text) = server.refused("/v1/models/churn/learner", body);
+        assert!(status == 422 && text.contains(detail), "{body}: {text}");
+    }
 }
