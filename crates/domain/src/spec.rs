@@ -18,11 +18,12 @@ use crate::{
 pub use check::{METRICS_MAX, SpecError, SpecErrors};
 pub use feature::{Encoding, FeatureSpec, FeatureType, LogMode, Scale};
 pub use learner::{
-    Algorithm, BatchSpec, Covariance, HalfLife, LearnerSpec, Likelihood, Parameters, Policy,
+    Algorithm, BatchSpec, Covariance, Estimator, HalfLife, LearnerSpec, Likelihood, Parameters,
+    Policy,
 };
 pub use online::{
-    ClipSpec, Gradient, Loss, LossName, Monitor, MonitorSpec, OnDrift, Online, RateSpec, Schedule,
-    ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
+    ClipSpec, Gradient, Loss, LossName, Monitor, MonitorSpec, OnDrift, Online, RateSpec, Rule,
+    Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
 };
 
 /// The schema of specs that this version reads.

@@ -49,7 +49,7 @@ impl Models {
         let k = spec.actions().len();
         let slots = layout.slots;
         if let Some(online) = &policy.online {
-            return Self::Online(vec![Online::new(policy.algorithm, slots, online.outputs()); k]);
+            return Self::Online(vec![Online::new(online.rule, slots, online.outputs()); k]);
         }
         match (policy.algorithm.is_linear(), policy.parameters) {
             (false, _) => Self::Counts(vec![Count::default(); k]),
@@ -206,7 +206,7 @@ impl MetricState {
     /// `prior_weight` examples. Counts: the middle of the bounds.
     fn default_prior(&self, policy: &Policy, metric: &Metric) -> f64 {
         let middle = metric.bounds.map_or(0.0, |[low, high]| low + (high - low) / 2.0);
-        if !policy.algorithm.is_linear() {
+        if !policy.algorithm.is_linear() || policy.online.is_some() {
             return middle;
         }
         match (metric.goal, metric.bounds) {

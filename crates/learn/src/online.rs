@@ -6,7 +6,7 @@ mod ftrl;
 mod sgd;
 mod softmax;
 
-use pawl_domain::spec::{self, Algorithm, Loss, ScheduleUnit};
+use pawl_domain::spec::{self, Loss, Rule, ScheduleUnit};
 use pawl_model::weights::{CHUNK, Weights};
 use pawl_stats::logistic::log_sum_exp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -151,9 +151,9 @@ impl Default for Scratch {
 impl Online {
     /// One that has seen nothing.
     #[must_use]
-    pub fn new(algorithm: Algorithm, slots: usize, outputs: usize) -> Self {
+    pub fn new(rule: Rule, slots: usize, outputs: usize) -> Self {
         Self {
-            ftrl: algorithm == Algorithm::Ftrl,
+            ftrl: rule == Rule::Ftrl,
             outputs,
             coordinates: vec![Coordinate::default(); slots * outputs],
             totals: Totals::default(),

@@ -16,11 +16,11 @@ pub enum Evidence<'a> {
 
 /// Fills `p`, one an eligible action: it sums to 1 and keeps the floor.
 ///
-/// `decisions` counts the model's decisions so far, `seed` is the decision's own.
+/// `decisions` counts the model's decisions so far, `examples` what its learner took, `seed` is the decision's own.
 pub fn probabilities(
     policy: &Policy,
     evidence: &Evidence<'_>,
-    decisions: u64,
+    [decisions, examples]: [u64; 2],
     seed: u64,
     scratch: &mut argmax::Scratch,
     p: &mut [f64],
@@ -41,6 +41,10 @@ pub fn probabilities(
             let width = |a: usize| libm::sqrt(covariance[a * mean.len() + a].max(0.0));
             greedy(mean.iter().enumerate().map(|(a, m)| m + width(a)), p);
         }
+        (Algorithm::Squarecb, Evidence::Normal(mean, _) | Evidence::Joint(mean, _)) => {
+            let [gamma, exponent] = policy.gamma;
+            squarecb(mean, gamma * libm::pow(examples.max(1) as f64, exponent), p);
+        }
         (_, Evidence::Normal(mean, sd)) => argmax::normal(mean, sd, p, scratch),
         (_, Evidence::Joint(mean, covariance)) => {
             argmax::correlated(mean, covariance, rng::mix(seed), p);
@@ -56,6 +60,19 @@ pub fn probabilities(
         // Fewer are eligible than the floor was checked for only if K·f ≤ 1 still holds.
         p.iter_mut().for_each(|p| *p = (1.0 - k * policy.floor) * *p + policy.floor);
     }
+}
+
+/// Inverse gap weighting of predicted rewards (Foster & Rakhlin, "Beyond UCB", ICML 2020, algorithm 1, there for
+/// losses): with K actions and the best predicted b, p(a) = 1/(K + γ(f(b) − f(a))) for the others, and b has the rest.
+fn squarecb(rewards: &[f64], gamma: f64, p: &mut [f64]) {
+    let k = rewards.len() as f64;
+    let best = argmax::first_largest(rewards);
+    let mut rest = 1.0;
+    for (a, p) in p.iter_mut().enumerate().filter(|(a, _)| *a != best) {
+        *p = 1.0 / (k + gamma * (rewards[best] - rewards[a]));
+        rest -= *p;
+    }
+    p[best] = rest;
 }
 
 fn greedy(bounds: impl Iterator<Item = f64>, p: &mut [f64]) {
@@ -80,4 +97,22 @@ pub fn draw(p: &[f64], seed: u64) -> usize {
         }
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand from rewards, not losses: f = (.9, .5, .8), K = 3, γ = 20: gaps .4 and .1, so p = (rest, 1/(3 + 8),
+    /// 1/(3 + 2)) = (.7090909, .0909091, .2).
+    #[test]
+    fn squarecb_weighs_inverse_gaps_of_rewards() {
+        let mut p = [0.0; 3];
+        squarecb(&[0.9, 0.5, 0.8], 20.0, &mut p);
+        for (p, expected) in p.iter().zip([1.0 - 1.0 / 11.0 - 0.2, 1.0 / 11.0, 0.2]) {
+            assert!((p - expected).abs() < 1e-15);
+        }
+        squarecb(&[0.3, 0.3], 1e9, &mut p[..2]);
+        assert_eq!(p[..2], [0.5, 0.5]);
+    }
 }

@@ -159,7 +159,8 @@ impl Snapshot {
         let policy = self.spec.policy();
         let p = &mut choice.probabilities;
         let mut weigh = |evidence: &Evidence<'_>| {
-            policy::probabilities(policy, evidence, self.decisions, request.seed, scratch, p);
+            let counts = [self.decisions, self.examples];
+            policy::probabilities(policy, evidence, counts, request.seed, scratch, p);
         };
         match policy.algorithm {
             // Without context every decision between all actions has the same probabilities: integrated once.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::online::{ClipSpec, Gradient, LossName, MonitorSpec, Online, RateSpec};
+use super::online::{ClipSpec, Gradient, LossName, MonitorSpec, Online, RateSpec, Rule};
 use crate::duration::Duration;
 
 /// How actions are chosen, or what predicts.
@@ -21,6 +21,8 @@ pub enum Algorithm {
     Linucb,
     /// Linear Thompson sampling (Agrawal, Goyal 2013).
     LinearThompson,
+    /// SquareCB (Foster, Rakhlin 2020), over any estimator.
+    Squarecb,
     /// Regressors and classifiers: stochastic gradient descent, normalised, adaptive, invariant.
     Sgd,
     /// Regressors and classifiers: FTRL-Proximal (McMahan et al. 2013).
@@ -40,6 +42,7 @@ impl Algorithm {
             Self::Thompson => "thompson",
             Self::Linucb => "linucb",
             Self::LinearThompson => "linear_thompson",
+            Self::Squarecb => "squarecb",
             Self::Sgd => "sgd",
             Self::Ftrl => "ftrl",
             Self::Rls => "rls",
@@ -49,13 +52,10 @@ impl Algorithm {
     /// Whether it predicts from the context with a linear model fitted by least squares.
     #[must_use]
     pub const fn is_linear(self) -> bool {
-        matches!(self, Self::EpsilonGreedy | Self::Linucb | Self::LinearThompson | Self::Rls)
-    }
-
-    /// Whether it moves weights along gradients.
-    #[must_use]
-    pub const fn is_online(self) -> bool {
-        matches!(self, Self::Sgd | Self::Ftrl)
+        matches!(
+            self,
+            Self::EpsilonGreedy | Self::Linucb | Self::LinearThompson | Self::Squarecb | Self::Rls
+        )
     }
 
     /// Whether it is one of a regressor or classifier.
@@ -63,6 +63,19 @@ impl Algorithm {
     pub const fn predicts(self) -> bool {
         matches!(self, Self::Sgd | Self::Ftrl | Self::Rls)
     }
+}
+
+/// What estimates each metric for SquareCB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimator {
+    /// Least squares with a ridge, exact.
+    #[default]
+    Ridge,
+    /// As the algorithm `sgd`.
+    Sgd,
+    /// As the algorithm `ftrl`.
+    Ftrl,
 }
 
 /// Which parameters actions share.
@@ -133,6 +146,15 @@ impl Default for BatchSpec {
 pub struct LearnerSpec {
     /// How actions are chosen.
     pub algorithm: Algorithm,
+    /// SquareCB: what estimates each metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimator: Option<Estimator>,
+    /// SquareCB: γ at the first example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gamma: Option<f64>,
+    /// SquareCB: γ grows with this power of the examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gamma_exponent: Option<f64>,
     /// Linear: which parameters actions share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Parameters>,
@@ -224,6 +246,18 @@ fn default_checkpoint_interval() -> Duration {
     Duration::from_ms(300_000)
 }
 
+impl LearnerSpec {
+    /// The rule by which it moves weights along gradients; `None` if it does not.
+    #[must_use]
+    pub const fn rule(&self) -> Option<Rule> {
+        match (self.algorithm, self.estimator) {
+            (Algorithm::Sgd, _) | (Algorithm::Squarecb, Some(Estimator::Sgd)) => Some(Rule::Sgd),
+            (Algorithm::Ftrl, _) | (Algorithm::Squarecb, Some(Estimator::Ftrl)) => Some(Rule::Ftrl),
+            _ => None,
+        }
+    }
+}
+
 /// A checked learner: every hyperparameter has its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -237,6 +271,8 @@ pub struct Policy {
     pub alpha: f64,
     /// The ridge.
     pub lambda: f64,
+    /// SquareCB: γ at the first example, and the power of the examples with which it grows.
+    pub gamma: [f64; 2],
     /// ε at the first decision, its factor a decision, its least value.
     pub epsilon: [f64; 3],
     /// The likelihood of Thompson sampling.

@@ -163,9 +163,20 @@ pub enum Gradient {
     Average,
 }
 
+/// How a gradient moves the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rule {
+    /// Stochastic gradient descent.
+    Sgd,
+    /// FTRL-Proximal.
+    Ftrl,
+}
+
 /// A checked gradient learner.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Online {
+    /// How a gradient moves the weights.
+    pub rule: Rule,
     /// What a prediction is measured by.
     pub loss: Loss,
     /// The rate.

@@ -1,8 +1,7 @@
 //! Gradient learners against Vowpal Wabbit's output on a given file and against the laws of their updates.
 
 use pawl_domain::spec::{
-    Algorithm, ClipSpec, Gradient, Loss, Monitor, OnDrift, Online as Spec, Schedule, ScheduleUnit,
-    Shape,
+    ClipSpec, Gradient, Loss, Monitor, OnDrift, Online as Spec, Rule, Schedule, ScheduleUnit, Shape,
 };
 use pawl_learn::online::{Online, Scratch};
 use pawl_stats::rng::Stream;
@@ -47,6 +46,7 @@ fn spec(loss: Loss, rate: f64) -> Spec {
         unit: ScheduleUnit::Examples,
     };
     Spec {
+        rule: Rule::Sgd,
         loss,
         schedule,
         adaptive: true,
@@ -76,8 +76,8 @@ fn plain(loss: Loss, rate: f64) -> Spec {
     Spec { adaptive: false, normalized: false, ..spec(loss, rate) }
 }
 
-fn compare(mode: &str, algorithm: Algorithm, spec: &Spec, tolerance: f64) {
-    let mut model = Online::new(algorithm, 5, 1);
+fn compare(mode: &str, spec: &Spec, tolerance: f64) {
+    let mut model = Online::new(spec.rule, 5, 1);
     let mut scratch = Scratch::default();
     let predictions = expected("predictions", mode);
     for (i, (number, class, x)) in rows().iter().enumerate() {
@@ -98,22 +98,22 @@ fn compare(mode: &str, algorithm: Algorithm, spec: &Spec, tolerance: f64) {
 
 #[test]
 fn squared_loss_is_vowpal_wabbits() {
-    compare("squared", Algorithm::Sgd, &spec(Loss::Squared, 0.5), 1e-5);
-    compare("squared_sgd", Algorithm::Sgd, &plain(Loss::Squared, 1e-4), 1e-5);
-    compare("quantile", Algorithm::Sgd, &spec(Loss::Quantile(0.8), 0.5), 1e-5);
+    compare("squared", &spec(Loss::Squared, 0.5), 1e-5);
+    compare("squared_sgd", &plain(Loss::Squared, 1e-4), 1e-5);
+    compare("quantile", &spec(Loss::Quantile(0.8), 0.5), 1e-5);
 }
 
 /// Vowpal Wabbit's step of a logistic loss takes an approximation of Lambert's W, ours is exact: hence 5e-5.
 #[test]
 fn logistic_loss_is_vowpal_wabbits() {
-    compare("logistic", Algorithm::Sgd, &spec(Loss::Logistic, 0.5), 5e-5);
-    compare("logistic_sgd", Algorithm::Sgd, &plain(Loss::Logistic, 1e-3), 5e-5);
+    compare("logistic", &spec(Loss::Logistic, 0.5), 5e-5);
+    compare("logistic_sgd", &plain(Loss::Logistic, 1e-3), 5e-5);
 }
 
 #[test]
 fn ftrl_is_vowpal_wabbits() {
-    let spec = Spec { l1: 0.05, l2: 0.01, ..spec(Loss::Logistic, 0.1) };
-    compare("ftrl", Algorithm::Ftrl, &spec, 1e-5);
+    let spec = Spec { rule: Rule::Ftrl, l1: 0.05, l2: 0.01, ..spec(Loss::Logistic, 0.1) };
+    compare("ftrl", &spec, 1e-5);
 }
 
 /// McMahan et al., algorithm 1, by hand: α = .1, β = 1, λ₁ = .1, λ₂ = .5, two examples x = (1, 2), y = 1 then 0.
@@ -124,7 +124,7 @@ fn ftrl_is_vowpal_wabbits() {
 #[test]
 fn ftrl_follows_the_published_algorithm() {
     let spec = Spec { l1: 0.1, l2: 0.5, ..spec(Loss::Logistic, 0.1) };
-    let mut model = Online::new(Algorithm::Ftrl, 2, 1);
+    let mut model = Online::new(Rule::Ftrl, 2, 1);
     let mut scratch = Scratch::default();
     let x = [(0, 1.0), (1, 2.0)];
     model.learn(&spec, &x, 1.0, 1.0, &mut scratch).unwrap();
@@ -141,7 +141,7 @@ fn ftrl_follows_the_published_algorithm() {
 #[test]
 fn adaptive_steps_are_adagrads() {
     let spec = Spec { invariant: false, normalized: false, ..spec(Loss::Squared, 0.1) };
-    let mut model = Online::new(Algorithm::Sgd, 1, 1);
+    let mut model = Online::new(Rule::Sgd, 1, 1);
     let mut scratch = Scratch::default();
     for _ in 0..2 {
         model.learn(&spec, &[(0, 1.0)], 1.0, 1.0, &mut scratch).unwrap();
@@ -171,7 +171,7 @@ proptest! {
         loss in any_loss(), rows in prop::collection::vec(any_row(), 1..20), rate in 0.01..2.0_f64,
     ) {
         let spec = plain(loss, rate);
-        let (mut heavy, mut twice) = (Online::new(Algorithm::Sgd, 6, 1), Online::new(Algorithm::Sgd, 6, 1));
+        let (mut heavy, mut twice) = (Online::new(Rule::Sgd, 6, 1), Online::new(Rule::Sgd, 6, 1));
         let mut scratch = Scratch::default();
         // Predictions are held within the labels so far: let both know the range before.
         for y in [0.0, 1.0] {
@@ -198,7 +198,7 @@ proptest! {
     ) {
         let spec = Spec { normalized, adaptive, ..spec(loss, 0.5) };
         let mut scratch = Scratch::default();
-        let mut model = Online::new(Algorithm::Sgd, 6, 1);
+        let mut model = Online::new(Rule::Sgd, 6, 1);
         // What a rescale takes from the weights is no step towards the label: all scales are set before.
         let largest: Vec<(u32, f64)> = (0..6).map(|slot| (slot, 3.0)).collect();
         for y in [0.0, 1.0] {
@@ -235,7 +235,7 @@ proptest! {
     #[test]
     fn absent_features_change_nothing(rows in prop::collection::vec(any_row(), 1..30), shift in 1_usize..50) {
         let spec = spec(Loss::Logistic, 0.5);
-        let (mut small, mut large) = (Online::new(Algorithm::Sgd, 6, 1), Online::new(Algorithm::Sgd, 6 + shift, 1));
+        let (mut small, mut large) = (Online::new(Rule::Sgd, 6, 1), Online::new(Rule::Sgd, 6 + shift, 1));
         let mut scratch = Scratch::default();
         for (x, y) in &rows {
             let y = f64::from(u8::from(*y));
@@ -255,7 +255,7 @@ proptest! {
         rate in prop::sample::select(vec![1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e6]),
     ) {
         let spec = spec(loss, rate);
-        let mut model = Online::new(Algorithm::Sgd, 6, 1);
+        let mut model = Online::new(Rule::Sgd, 6, 1);
         let mut scratch = Scratch::default();
         let (x, y) = row;
         let y = f64::from(u8::from(y));
@@ -273,7 +273,7 @@ proptest! {
 #[test]
 fn softmax_learns_three_classes() {
     let spec = spec(Loss::Softmax(3), 0.5);
-    let mut model = Online::new(Algorithm::Sgd, 3, 3);
+    let mut model = Online::new(Rule::Sgd, 3, 3);
     let mut scratch = Scratch::default();
     let mut stream = Stream::new(11);
     let (mut wrong, n) = (0, 4000);
@@ -293,7 +293,7 @@ fn softmax_learns_three_classes() {
 #[test]
 fn what_is_not_finite_is_refused_and_what_went_wrong_is_undone() {
     let spec = spec(Loss::Squared, 0.5);
-    let mut model = Online::new(Algorithm::Sgd, 5, 1);
+    let mut model = Online::new(Rule::Sgd, 5, 1);
     let mut scratch = Scratch::default();
     let rows = rows();
     for (number, _, x) in &rows[..30] {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::environment::Bandit;
 
-const LEARNERS: [&str; 10] = [
+const LEARNERS: [&str; 13] = [
     "algorithm = \"uniform\"",
     "algorithm = \"epsilon_greedy\"\nepsilon = 0.2\nepsilon_decay = 0.99",
     "algorithm = \"ucb1\"\nfloor = 0.05",
@@ -18,6 +18,9 @@ const LEARNERS: [&str; 10] = [
     "algorithm = \"linear_thompson\"\nparameters = \"shared\"\nfloor = 0.05",
     "algorithm = \"linear_thompson\"\nparameters = \"hybrid\"",
     "algorithm = \"linucb\"\nparameters = \"hybrid\"",
+    "algorithm = \"squarecb\"\nfloor = 0.05",
+    "algorithm = \"squarecb\"\nestimator = \"sgd\"",
+    "algorithm = \"squarecb\"\nestimator = \"ftrl\"\nl1 = 0.01",
 ];
 
 fn policy(learner: &str) -> String {

@@ -88,7 +88,7 @@ fn play(policy: &Policy, environment: &Environment, s: u64, batch: usize) -> Res
         policy::probabilities(
             policy,
             &Evidence::Normal(&mean, &sd),
-            t as u64,
+            [t as u64; 2],
             seed,
             &mut scratch,
             &mut p,

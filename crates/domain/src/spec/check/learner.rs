@@ -40,7 +40,8 @@ fn check_pace(l: &LearnerSpec, actions: usize, c: &mut Checker) {
 /// A hyperparameter that the algorithm lacks is an error.
 pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
     use Algorithm as A;
-    let linear = l.algorithm.is_linear();
+    let linear = l.algorithm.is_linear() && l.rule().is_none();
+    let squarecb = l.algorithm == A::Squarecb;
     for (set, key, allowed) in [
         (l.parameters.is_some(), "parameters", linear && !l.algorithm.predicts()),
         (l.covariance.is_some(), "covariance", linear),
@@ -60,7 +61,10 @@ pub(super) fn check_hyperparameters(l: &LearnerSpec, c: &mut Checker) {
             l.algorithm != A::Ucb1 && !l.algorithm.predicts(),
         ),
         (l.floor.is_some(), "floor", l.algorithm != A::Uniform && !l.algorithm.predicts()),
-        (l.half_life.is_some(), "half_life", !l.algorithm.is_online()),
+        (l.half_life.is_some(), "half_life", l.rule().is_none()),
+        (l.estimator.is_some(), "estimator", squarecb),
+        (l.gamma.is_some(), "gamma", squarecb),
+        (l.gamma_exponent.is_some(), "gamma_exponent", squarecb),
     ] {
         if set && !allowed {
             c.fail(
@@ -77,11 +81,11 @@ fn check_kind(spec: &ModelSpec, c: &mut Checker) {
     let fits = match spec.kind {
         Kind::Policy => !l.algorithm.predicts(),
         Kind::Regressor => l.algorithm.predicts(),
-        Kind::Classifier => l.algorithm.is_online(),
+        Kind::Classifier => matches!(l.algorithm, Algorithm::Sgd | Algorithm::Ftrl),
     };
     let choices = match spec.kind {
         Kind::Policy => {
-            "`uniform`, `epsilon_greedy`, `ucb1`, `thompson`, `linucb` or `linear_thompson`"
+            "`uniform`, `epsilon_greedy`, `ucb1`, `thompson`, `linucb`, `linear_thompson` or `squarecb`"
         }
         Kind::Regressor => "`sgd`, `ftrl` or `rls`",
         Kind::Classifier => "`sgd` or `ftrl`",
@@ -93,21 +97,42 @@ fn check_kind(spec: &ModelSpec, c: &mut Checker) {
     );
 }
 
+fn number(
+    c: &mut Checker,
+    key: &str,
+    value: Option<f64>,
+    default: f64,
+    ok: fn(f64) -> bool,
+    rule: &str,
+) -> f64 {
+    let v = value.unwrap_or(default);
+    let message = format!("`{v}` must be {rule}");
+    c.require(v.is_finite() && ok(v), &format!("learner.{key}"), message);
+    v
+}
+
+fn check_gamma(l: &LearnerSpec, c: &mut Checker) -> [f64; 2] {
+    let range = |v| (1e-6..=1e9).contains(&v);
+    let gamma = number(c, "gamma", l.gamma, 10.0, range, "from 1e-6 to 1e9");
+    let range = |v| (0.0..=2.0).contains(&v);
+    [gamma, number(c, "gamma_exponent", l.gamma_exponent, 0.5, range, "from 0 to 2")]
+}
+
+fn check_epsilon(l: &LearnerSpec, c: &mut Checker) -> [f64; 3] {
+    let share = |v| (0.0..=1.0).contains(&v);
+    let epsilon = number(c, "epsilon", l.epsilon, 0.1, share, "from 0 to 1");
+    let factor = |v| v > 0.0 && v <= 1.0;
+    let decay = number(c, "epsilon_decay", l.epsilon_decay, 1.0, factor, "above 0 and at most 1");
+    [epsilon, decay, number(c, "epsilon_min", l.epsilon_min, 0.0, share, "from 0 to 1")]
+}
+
 pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
     let l = &spec.learner;
     check_hyperparameters(l, c);
     check_kind(spec, c);
     let online = check_online(spec, c);
     let mut number =
-        |key: &str, value: Option<f64>, default: f64, ok: fn(f64) -> bool, rule: &str| {
-            let v = value.unwrap_or(default);
-            c.require(
-                v.is_finite() && ok(v),
-                &format!("learner.{key}"),
-                format!("`{v}` must be {rule}"),
-            );
-            v
-        };
+        |key: &str, value, default, ok, rule: &str| number(c, key, value, default, ok, rule);
     let actions = match &spec.actions {
         Actions::Names(n) => n.len(),
         Actions::Tables(t) => t.len(),
@@ -121,16 +146,6 @@ pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
     );
     let lambda =
         number("lambda", l.lambda, 1.0, |v| (1e-6..=1e12).contains(&v), "from 1e-6 to 1e12");
-    let epsilon = number("epsilon", l.epsilon, 0.1, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
-    let decay = number(
-        "epsilon_decay",
-        l.epsilon_decay,
-        1.0,
-        |v| v > 0.0 && v <= 1.0,
-        "above 0 and at most 1",
-    );
-    let least =
-        number("epsilon_min", l.epsilon_min, 0.0, |v| (0.0..=1.0).contains(&v), "from 0 to 1");
     let prior_weight = number(
         "prior_weight",
         l.prior_weight,
@@ -149,13 +164,14 @@ pub(super) fn check_learner(spec: &ModelSpec, c: &mut Checker) -> Policy {
         algorithm: l.algorithm,
         parameters: l.parameters.unwrap_or_default(),
         // A gradient learner keeps no covariance: its slots are one sparse run.
-        covariance: match l.algorithm.is_online() {
-            true => Covariance::Diagonal,
-            false => l.covariance.unwrap_or_default(),
+        covariance: match online {
+            Some(_) => Covariance::Diagonal,
+            None => l.covariance.unwrap_or_default(),
         },
         alpha,
         lambda,
-        epsilon: [epsilon, decay, least],
+        gamma: check_gamma(l, c),
+        epsilon: check_epsilon(l, c),
         likelihood: l.likelihood.unwrap_or(Likelihood::Bernoulli),
         prior_weight,
         floor,
@@ -176,7 +192,7 @@ const fn default_alpha(algorithm: Algorithm) -> f64 {
 pub(super) fn check_explored(metrics: &[Metric], policy: &Policy, c: &mut Checker) {
     let bounded = match policy.algorithm {
         Algorithm::Uniform | Algorithm::EpsilonGreedy => return,
-        Algorithm::Sgd | Algorithm::Ftrl | Algorithm::Rls => return,
+        Algorithm::Squarecb | Algorithm::Sgd | Algorithm::Ftrl | Algorithm::Rls => return,
         Algorithm::Thompson => policy.likelihood == Likelihood::Bernoulli,
         Algorithm::Ucb1 | Algorithm::Linucb | Algorithm::LinearThompson => true,
     };

@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        Algorithm, Gradient, Kind, LearnerSpec, Loss, LossName, ModelSpec, Monitor, MonitorSpec,
-        Online, RateSpec, Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
+        Gradient, Kind, LearnerSpec, Loss, LossName, ModelSpec, Monitor, MonitorSpec, Online,
+        RateSpec, Rule, Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
     },
     Checker,
 };
@@ -170,10 +170,10 @@ fn check_monitor(m: MonitorSpec, c: &mut Checker) -> Monitor {
 fn check_applicable(l: &LearnerSpec, c: &mut Checker) {
     let of_sgd = ["adaptive", "normalized", "invariant", "clip", "average", "gradient"];
     for (set, key) in of_gradients(l) {
-        let allowed = match l.algorithm {
-            Algorithm::Sgd => key != "beta",
-            Algorithm::Ftrl => !of_sgd.contains(&key),
-            _ => false,
+        let allowed = match l.rule() {
+            Some(Rule::Sgd) => key != "beta",
+            Some(Rule::Ftrl) => !of_sgd.contains(&key),
+            None => false,
         };
         if set && !allowed {
             let algorithm = l.algorithm.as_str();
@@ -190,11 +190,9 @@ fn check_applicable(l: &LearnerSpec, c: &mut Checker) {
 pub(super) fn check_online(spec: &ModelSpec, c: &mut Checker) -> Option<Online> {
     let l = &spec.learner;
     check_applicable(l, c);
-    if !l.algorithm.is_online() {
-        return None;
-    }
+    let rule = l.rule()?;
     let classes = spec.label.as_ref().map_or(0, |l| l.classes.len());
-    let ftrl = l.algorithm == Algorithm::Ftrl;
+    let ftrl = rule == Rule::Ftrl;
     c.require(
         !(ftrl && classes > 2),
         "learner.algorithm",
@@ -237,6 +235,7 @@ pub(super) fn check_online(spec: &ModelSpec, c: &mut Checker) -> Option<Online> 
         "more than two classes are learned example by example; remove it",
     );
     Some(Online {
+        rule,
         loss: check_loss(spec, classes, c),
         schedule,
         adaptive: l.adaptive.unwrap_or(true),
