@@ -60,6 +60,27 @@ pub enum Event {
         /// Where the change stands that asked for it.
         asked: u64,
     },
+    /// A rewind cannot be done: the log no longer holds what it needs.
+    RewindAbandoned {
+        /// Where the change stands that asked for it.
+        asked: u64,
+    },
+}
+
+impl Event {
+    /// When it came, by the wall clock; `None` where it does not say.
+    #[must_use]
+    pub const fn came_ms(&self) -> Option<u64> {
+        match self {
+            Self::Opened { at_ms, .. } => Some(*at_ms),
+            Self::Tick { now_ms } => Some(*now_ms),
+            Self::Decided(d) => Some(d.at_ms),
+            Self::Feedback(f) => Some(f.received_ms),
+            Self::Examples(e) => Some(e.received_ms),
+            Self::Changed(c) => Some(c.at_ms),
+            _ => None,
+        }
+    }
 }
 
 /// How much the join may hold. It is part of the log, so that replaying needs no configuration.

@@ -24,6 +24,8 @@ pub struct Fold {
     disk: Option<Arc<dyn Disk>>,
     /// What is passed over.
     excluded: Vec<Exclusion>,
+    /// Rewinds that passing over does.
+    done: Vec<u64>,
     /// A fold that does what the change at an offset asked, ready or nearly.
     prepared: Option<(u64, Box<Fold>)>,
 }
@@ -115,7 +117,16 @@ impl Fold {
     pub fn new(log: Arc<Log>, engine: Engine) -> Self {
         let reader = log.reader(engine.state().position);
         let history = LogHistory { log: log.clone(), closing: log.reader(0) };
-        Self { log, engine, reader, history, disk: None, excluded: Vec::new(), prepared: None }
+        Self {
+            log,
+            engine,
+            reader,
+            history,
+            disk: None,
+            excluded: Vec::new(),
+            done: Vec::new(),
+            prepared: None,
+        }
     }
 
     fn with_disk(mut self, disk: &Arc<dyn Disk>) -> Self {
@@ -224,7 +235,9 @@ impl Fold {
     pub fn step(&mut self) -> Result<bool, RecoverError> {
         let Some(entry) = self.reader.next_entry()? else { return Ok(false) };
         let at = At { offset: entry.offset, next: entry.next, ordinal: entry.ordinal };
-        if let Event::Rewound { asked } = entry.event {
+        if let Event::Rewound { asked } = entry.event
+            && !self.done.contains(&asked)
+        {
             self.rewind(asked, entry.offset)?;
         }
         if self.excludes(&entry)? {
@@ -269,22 +282,45 @@ impl Fold {
     /// # Errors
     /// If the log no longer holds what is needed.
     pub fn rewinding(&self, asked: u64) -> Result<Self, RecoverError> {
-        let entry = self.log.read(asked)?;
-        let Event::Changed(Change { kind: ChangeKind::Learner { model, change }, .. }) =
-            entry.event
-        else {
-            return Err(LogError::Absent(asked).into());
-        };
-        let LearnerChange::Rewind { to, without } = change else {
-            return Err(LogError::Absent(asked).into());
-        };
-        let mut excluded = self.excluded.clone();
-        excluded.push(Exclusion { model, from: to, until: asked, without });
-        let first = excluded.iter().map(|x| x.from).min().unwrap_or(to);
+        let mut excluded = vec![self.exclusion(asked)?];
+        // Rewinds that were done after the beginning of this one are done in the same pass, and what they leave out
+        // may begin earlier.
+        let mut done = Vec::new();
+        let mut first = excluded[0].from;
+        while let Some((earlier, _)) = self
+            .engine
+            .state()
+            .rewound
+            .iter()
+            .find(|(earlier, at)| *at >= first && *earlier != asked && !done.contains(earlier))
+        {
+            let exclusion = self.exclusion(*earlier)?;
+            first = first.min(exclusion.from);
+            excluded.push(exclusion);
+            done.push(*earlier);
+        }
         let disk = self.disk.as_ref().ok_or(LogError::Absent(first))?;
         let mut fold = Self::before(disk, &self.log, first)?;
-        fold.excluded = excluded;
+        (fold.excluded, fold.done) = (excluded, done);
         Ok(fold)
+    }
+
+    /// What the change at `asked` leaves out.
+    fn exclusion(&self, asked: u64) -> Result<Exclusion, RecoverError> {
+        let entry = self.log.read(asked)?;
+        match entry.event {
+            Event::Changed(Change {
+                kind: ChangeKind::Learner { model, change: LearnerChange::Rewind { to, without } },
+                ..
+            }) => Ok(Exclusion { model, from: to, until: asked, without }),
+            _ => Err(LogError::Absent(asked).into()),
+        }
+    }
+
+    /// The change whose fold is prepared.
+    #[must_use]
+    pub fn prepared(&self) -> Option<u64> {
+        self.prepared.as_ref().map(|(asked, _)| *asked)
     }
 
     /// A fold at the newest checkpoint at or before `position` from which the log can be folded on.

@@ -79,7 +79,7 @@ pub struct Live {
     asleep: Arc<AtomicBool>,
     stopped: Arc<std::sync::OnceLock<Stopped>>,
     checkpoint_error: Arc<Mutex<Option<String>>>,
-    rewind_failed: Arc<Mutex<Option<(u64, String)>>>,
+    rewind_failed: Arc<Mutex<Option<String>>>,
     commands: mpsc::Sender<Command>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -105,8 +105,10 @@ struct Worker {
     unpublished: BTreeMap<ModelName, Instant>,
     /// The fold that does a rewind: what asked for it, and its thread.
     rewinding: Option<(u64, thread::JoinHandle<Result<Fold, String>>)>,
-    /// A rewind that cannot be done, and why. It is tried again after a restart.
-    rewind_failed: Arc<Mutex<Option<(u64, String)>>>,
+    /// Why the last rewind could not be done.
+    rewind_failed: Arc<Mutex<Option<String>>>,
+    /// The last rewind that was begun: each is tried once.
+    begun: Option<u64>,
     /// How often each learner had gone back, as far as it was said.
     went_back: BTreeMap<ModelName, u64>,
     /// A checkpoint spares the next start a rewind.
@@ -150,6 +152,7 @@ impl Live {
             unpublished: BTreeMap::new(),
             rewinding: None,
             rewind_failed: rewind_failed.clone(),
+            begun: None,
             went_back: BTreeMap::new(),
             checkpoint_now: false,
         };
@@ -209,7 +212,7 @@ impl Live {
     #[must_use]
     pub fn rewind_error(&self) -> Option<String> {
         let failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.as_ref().map(|(_, why)| why.clone())
+        failed.clone()
     }
 
     /// Says that something was appended.
@@ -387,34 +390,35 @@ impl Worker {
         self.last_published = Instant::now();
     }
 
-    fn rewind_failed(&self, asked: u64, why: String) {
-        let mut failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
-        *failed = Some((asked, why));
-    }
-
     /// A rewind folds on a thread of its own, while everything goes on from the state before. When it has nearly caught
     /// up, a record puts it in place.
     fn rewind_if_asked(&mut self) -> Result<(), RecoverError> {
         if let Some((asked, thread)) = self.rewinding.take_if(|(_, thread)| thread.is_finished()) {
-            match thread.join() {
+            let why = match thread.join() {
                 Ok(Ok(fold)) => {
                     self.fold.prepare(asked, fold);
                     self.fold.log().append_event(&Event::Rewound { asked })?;
                     self.checkpoint_now = true;
+                    return Ok(());
                 }
-                Ok(Err(why)) => self.rewind_failed(asked, why),
-                Err(_) => self.rewind_failed(asked, "the fold panicked".to_owned()),
-            }
+                Ok(Err(why)) => why,
+                Err(_) => "the fold panicked".to_owned(),
+            };
+            tracing::warn!(asked, why, "a rewind cannot be done");
+            let mut failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
+            *failed = Some(why);
+            self.fold.log().append_event(&Event::RewindAbandoned { asked })?;
+            return Ok(());
         }
-        let failed = self.rewind_failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = failed.as_ref().map(|(asked, _)| *asked);
         let rewinds = &self.fold.engine().state().rewinds;
-        let next = rewinds.iter().copied().find(|r| failed != Some(*r));
         if self.rewinding.is_none()
-            && let Some(asked) = next
+            && self.fold.prepared().is_none()
+            && let Some(&asked) = rewinds.first()
+            && self.begun != Some(asked)
         {
             let begun = self.fold.rewinding(asked);
             let fold = begun.map_err(|e| e.to_string());
+            self.begun = Some(asked);
             let work = move || {
                 let mut fold = fold?;
                 fold.catch_up().map_err(|e| e.to_string())?;

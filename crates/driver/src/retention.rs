@@ -28,6 +28,10 @@ pub(crate) fn trim(
     retention: Retention,
     now_ms: u64,
 ) -> Result<(), RecoverError> {
+    // A rewind that is under way reads what would go.
+    if !state.rewinds.is_empty() {
+        return Ok(());
+    }
     if state.trimmed > log.first() {
         for position in checkpoints::positions(disk)? {
             let known = checkpoints::read(disk, position)?.map(|bytes| State::from_bytes(&bytes));
@@ -76,7 +80,7 @@ fn redact(
     Ok(())
 }
 
-/// The segment boundary at or after `from` below which every decision is older than `age_ms`; never above the checkpoint
+/// The segment boundary at or after `from` below which every record is older than `age_ms`; never above the checkpoint
 /// just written.
 fn older_than(
     log: &Arc<Log>,
@@ -86,13 +90,16 @@ fn older_than(
     now_ms: u64,
 ) -> Result<u64, RecoverError> {
     let mut before = from;
-    // A segment goes when the first decision of the next one is too old.
+    // A segment goes when the first record of the next one is too old.
     while let Some(next) = log.next_boundary(before).filter(|b| *b <= state.position) {
-        let first = log.reader(next).next_decision(state.position)?;
-        let old = first.is_some_and(|e| match e.event {
-            Event::Decided(d) => d.at_ms.saturating_add(age_ms) < now_ms,
-            _ => false,
-        });
+        let mut reader = log.reader(next);
+        let mut came_ms = None;
+        while came_ms.is_none()
+            && let Some(entry) = reader.next_entry()?.filter(|e| e.offset < state.position)
+        {
+            came_ms = entry.event.came_ms();
+        }
+        let old = came_ms.is_some_and(|at_ms| at_ms.saturating_add(age_ms) < now_ms);
         if !old {
             break;
         }

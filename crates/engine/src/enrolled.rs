@@ -133,14 +133,16 @@ impl Enrolled {
         let views = Arc::new(Views::of(&spec));
         let fresh = || Learner::new(&spec, &views);
         // What quarantined a learner may stand in its good copy too: its successor starts anew.
-        let sound = old.filter(|old| old.status == Status::Learning);
+        let sound = old.filter(|old| !matches!(old.status, Status::Quarantined { .. }));
+        let frozen = sound.as_ref().is_some_and(|old| old.status == Status::Frozen);
         let mut learner = sound.map_or_else(fresh, |old| {
             old.flush();
             let inherited = catch_unwind(AssertUnwindSafe(|| old.learner.inherit(&spec, &views)));
             inherited.ok().and_then(Result::ok).unwrap_or_else(fresh)
         });
         learner.mark_good();
-        let (status, work) = (Status::Learning, Work::default());
+        let status = if frozen { Status::Frozen } else { Status::Learning };
+        let work = Work::default();
         Self { version, id, spec, views, learner, status, pending_from: None, work }
     }
 
@@ -230,6 +232,8 @@ impl Enrolled {
     /// Does as it is told. A rewind is not its own to do.
     pub(crate) fn change(&mut self, change: &LearnerChange) {
         match change {
+            // A failure stays to be seen.
+            LearnerChange::Freeze if self.status != Status::Learning => {}
             LearnerChange::Freeze => {
                 self.flush();
                 self.status = Status::Frozen;

@@ -139,9 +139,11 @@ impl Join {
         while let Some(head) = reader.next_row(&mut values) {
             if let Some(id) = head.id {
                 fresh.resize(examples.rows.len(), true);
-                fresh[row] = !self.requests.contains_key(&request_key(&examples.model, id));
+                // Apart from the ids of requests, which may be the same words.
+                let id = format!("\u{1}{id}");
+                fresh[row] = !self.requests.contains_key(&request_key(&examples.model, &id));
                 let position = Position { partition: 0, offset };
-                self.remember(&examples.model, id, DecisionId { epoch, position, nonce: 0 });
+                self.remember(&examples.model, &id, DecisionId { epoch, position, nonce: 0 });
             }
             row += 1;
         }

@@ -156,8 +156,15 @@ impl Engine {
             Event::Examples(examples) => self.examples(at, examples),
             Event::Changed(change) => self.changed(at, change)?,
             // The driver has put the state of the other fold in place.
-            Event::Rewound { asked } => self.state.rewinds.retain(|r| r != asked),
-            Event::Trimmed { before } => self.state.trimmed = (*before).max(self.state.trimmed),
+            Event::Rewound { asked } => {
+                self.state.rewinds.retain(|r| r != asked);
+                self.state.rewound.push((*asked, at.offset));
+            }
+            Event::RewindAbandoned { asked } => self.state.rewinds.retain(|r| r != asked),
+            Event::Trimmed { before } => {
+                self.state.trimmed = (*before).max(self.state.trimmed);
+                self.state.rewound.retain(|(_, at)| at >= before);
+            }
         }
         self.state.position = at.next;
         Ok(())

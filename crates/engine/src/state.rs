@@ -31,6 +31,8 @@ pub struct State {
     pub tally: Tally,
     /// Where the changes stand whose rewind is not done yet.
     pub rewinds: Vec<u64>,
+    /// Rewinds that are done: where the change stands and where its state was put in place. Not below what is trimmed.
+    pub rewound: Vec<(u64, u64)>,
 }
 
 /// One model.
@@ -88,6 +90,7 @@ impl State {
             models: BTreeMap::new(),
             tally: Tally::default(),
             rewinds: Vec::new(),
+            rewound: Vec::new(),
         }
     }
 

@@ -58,6 +58,10 @@ impl MetricState {
             (Models::Joint(from), Models::Joint(to)) => take_linear(to, from, &slots)?,
             (Models::Online(from), Models::Online(to)) => {
                 let Some(outputs) = outputs else { return Ok(()) };
+                // Scores of a logistic function are no values.
+                if self.logistic != old.logistic {
+                    return Ok(());
+                }
                 for (to, from) in
                     to.iter_mut().zip(actions).filter_map(|(t, a)| Some((t, from.get((*a)?)?)))
                 {

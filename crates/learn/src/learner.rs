@@ -7,7 +7,7 @@ use std::{
 
 use pawl_domain::{
     ActionName, LearnerId,
-    spec::{CheckedSpec, Gradient, HalfLife, Metric, Policy},
+    spec::{CheckedSpec, Gradient, HalfLife, Metric, Policy, Rule},
 };
 use pawl_model::{Encoded, Snapshot, Views, counts::Count};
 use semver::Version;
@@ -76,6 +76,7 @@ impl Learner {
             runs: runs(spec, views.layout(m)),
             pooled: Count::default(),
             seen: None,
+            logistic: spec.policy().online.as_ref().is_some_and(|o| o.loss.is_logistic()),
             models: Models::new(spec, views.layout(m)),
         };
         Self {
@@ -229,7 +230,9 @@ impl Learner {
     /// Ends a batch: what it did stands only if the monitor is content.
     fn end_batch(&mut self, policy: &Policy, scratch: &Scratch) {
         let (Some(online), Some(monitor)) = (&policy.online, &mut self.monitor) else { return };
-        let rate = online.schedule.initial;
+        // FTRL has no rate to cut: its sums were made with it.
+        let plain = !online.adaptive && !online.normalized;
+        let rate = (online.rule == Rule::Sgd).then_some((online.schedule.initial, plain));
         let judgement =
             monitor.judge(&online.monitor, online.loss, &scratch.batch, rate, self.examples);
         let models = self.metrics.iter_mut().filter_map(|m| match &mut m.models {
@@ -339,15 +342,10 @@ impl Learner {
         }
     }
 
-    /// Makes the present state the one to which [`Learner::go_back`] returns.
+    /// Makes the present state the one to which [`Learner::go_back`] returns. Gradient learners know theirs.
     pub fn mark_good(&mut self) {
         let good = self.hollow();
         self.good = Some(Box::new(good));
-        for metric in &mut self.metrics {
-            if let Models::Online(models) = &mut metric.models {
-                models.iter_mut().for_each(Online::mark_good);
-            }
-        }
     }
 
     /// Examples taken when the good state was marked.
@@ -378,6 +376,7 @@ impl Learner {
             runs: m.runs.clone(),
             pooled: m.pooled,
             seen: m.seen,
+            logistic: m.logistic,
             models: match &m.models {
                 Models::Online(models) => {
                     Models::Online(models.iter().map(Online::hollow).collect())

@@ -32,6 +32,8 @@ pub struct MetricState {
     /// All values of all actions.
     pub(crate) pooled: Count,
     pub(crate) seen: Option<[f64; 2]>,
+    /// Whether what is estimated are scores of a logistic function.
+    pub(crate) logistic: bool,
     pub(crate) models: Models,
 }
 

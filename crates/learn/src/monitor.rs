@@ -14,6 +14,10 @@ use crate::online::loss;
 const KEEP: f64 = 0.999;
 /// Content examples after which a rate that was cut rises again, to twice itself.
 const RISE_EVERY: u64 = 4096;
+/// Times it goes back, with less than [`RISE_EVERY`] content examples between, before what does not fit is accepted.
+const STRIKES: u32 = 8;
+/// A loss this many times larger than the constant's own is no rare event but a fault.
+const ABSURD: f64 = 1000.0;
 /// ADWIN looks after every so many examples.
 const LOOK_EVERY: u32 = 32;
 
@@ -109,15 +113,17 @@ pub struct Monitor {
     examples: u64,
     loss: Running,
     norm: Running,
-    /// Σ loss of the learner and of the constant since then.
-    sums: [f64; 2],
+    /// The loss of the constant.
+    constant: Running,
     /// Labels: how many, and their mean; of classes, how often each came.
     labels: (f64, f64),
     classes: Vec<f64>,
     adwin: Adwin,
     /// Examples since it holds.
     holding: Option<u64>,
-    /// Content examples since the rate was cut or raised.
+    /// Times it went back since so many content examples that all was well.
+    strikes: u32,
+    /// Content examples since it went back, or since the rate was raised.
     content: u64,
     /// The factor of the rate.
     rate: f64,
@@ -141,11 +147,12 @@ impl Monitor {
             examples: 0,
             loss: Running::default(),
             norm: Running::default(),
-            sums: [0.0; 2],
+            constant: Running::default(),
             labels: (0.0, 0.0),
             classes: vec![0.0; classes],
             adwin: Adwin::new(rules.drift_delta, LOOK_EVERY),
             holding: None,
+            strikes: 0,
             content: 0,
             rate: 1.0,
             went_back: 0,
@@ -168,7 +175,7 @@ impl Monitor {
     }
 
     /// The loss of the constant that the labels so far suggest.
-    fn constant(&self, measure: Loss, y: f64) -> f64 {
+    fn constant_loss(&self, measure: Loss, y: f64) -> f64 {
         let (n, mean) = self.labels;
         match measure {
             Loss::Softmax(k) => {
@@ -183,30 +190,28 @@ impl Monitor {
         }
     }
 
-    /// Judges a batch. `rate` is the learner's own, `at` its examples.
+    /// Judges a batch. `initial_rate` is the learner's own where the monitor may cut it, and whether its steps are plain:
+    /// neither adaptive nor normalised. `at` counts its examples.
     pub(crate) fn judge(
         &mut self,
         rules: &Rules,
         measure: Loss,
         batch: &Batch,
-        initial_rate: f64,
+        initial_rate: Option<(f64, bool)>,
         at: u64,
     ) -> Judgement {
         let n = batch.seen.len() as f64;
+        let cut = if initial_rate.is_some() { rules.rate_cut } else { 1.0 };
         if batch.refused as f64 > n {
-            return self.go_back(rules, Divergence::NotFinite, at);
+            return self.go_back(rules, cut, Divergence::NotFinite, at);
         }
         if batch.seen.is_empty() {
             return Judgement::Content;
         }
         let mean = batch.seen.iter().map(|(l, _)| l).sum::<f64>() / n;
-        let warm = self.examples >= rules.warm_up;
-        let error = self.loss.deviation() / libm::sqrt(n);
-        let fits = |sigmas: f64, factor: f64| {
-            mean <= factor * self.loss.mean() || mean <= self.loss.mean() + sigmas * error
-        };
+        let fits = self.fits(rules, measure, batch, mean);
         if let Some(held) = self.holding {
-            if fits(rules.loss_sigmas / 2.0, 1.0) {
+            if fits {
                 self.holding = None;
                 return Judgement::Content;
             }
@@ -217,28 +222,33 @@ impl Monitor {
             }
             return self.accept(rules);
         }
-        if !mean.is_finite() || warm && !fits(rules.loss_sigmas, rules.loss_factor) {
-            return self.go_back(rules, Divergence::Loss, at);
+        let warm = self.examples >= rules.warm_up;
+        if !mean.is_finite() || warm && !fits {
+            return self.go_back(rules, cut, Divergence::Loss, at);
         }
         let norm = self.norm.mean();
         if warm && norm > 0.0 && batch.norm > rules.gradient_factor * norm {
-            return self.go_back(rules, Divergence::Gradient, at);
+            return self.go_back(rules, cut, Divergence::Gradient, at);
         }
         let drifted = self.take(measure, batch);
-        let [ours, constant] = self.sums;
-        if self.examples >= rules.warm_up && ours > rules.worse_factor * constant {
+        // Only a high rate is to blame for that: a learner at a usual one is still on its way.
+        let (now, plain) = initial_rate.map_or((0.0, false), |(rate, p)| (rate * self.rate, p));
+        let slow = self.examples < PLAIN_WARM_UP * rules.warm_up || now < PLAIN_RATE;
+        let blamed = now > DEFAULT_RATE || plain && !slow;
+        let worse = self.loss.mean() > rules.worse_factor * self.constant.mean();
+        if self.examples >= rules.warm_up && worse && blamed {
             self.went_back += 1;
             self.last = Some((Divergence::WorseThanConstant, at));
-            // No more than the default: a rate that is far too high would need many cuts.
-            let now = initial_rate * self.rate;
             self.rate *= rules.rate_cut.min(DEFAULT_RATE / now);
             self.begin(rules);
             return Judgement::StartOver;
         }
         self.content += batch.seen.len() as u64;
-        if self.rate < 1.0 && self.content >= RISE_EVERY && self.may_rise() {
-            self.rate = (2.0 * self.rate).min(1.0);
-            self.content = 0;
+        if self.content >= RISE_EVERY {
+            (self.content, self.strikes) = (0, 0);
+            if self.may_rise() {
+                self.rate = (2.0 * self.rate).min(1.0);
+            }
         }
         if drifted {
             self.drifts += 1;
@@ -247,6 +257,21 @@ impl Monitor {
             }
         }
         Judgement::Content
+    }
+
+    /// Whether a batch of this mean loss is no surprise: against the running loss, its spread, and a constant, which
+    /// a rare event surprises as much.
+    fn fits(&self, rules: &Rules, measure: Loss, batch: &Batch, mean: f64) -> bool {
+        let n = batch.seen.len() as f64;
+        let error = self.loss.deviation() / libm::sqrt(n);
+        if mean <= rules.loss_factor * self.loss.mean()
+            || mean <= self.loss.mean() + rules.loss_sigmas * error
+        {
+            return true;
+        }
+        let constant =
+            batch.seen.iter().map(|(_, y)| self.constant_loss(measure, *y)).sum::<f64>() / n;
+        mean <= rules.worse_factor * constant && constant <= ABSURD * self.constant.mean()
     }
 
     /// A rate that was worse than a constant stays down.
@@ -260,15 +285,14 @@ impl Monitor {
         let cap = if self.loss.weight > 0.0 { 20.0 * self.loss.mean() } else { f64::INFINITY };
         let mut cut = false;
         for &(loss, y) in &batch.seen {
-            let constant = self.constant(measure, y);
+            let constant = self.constant_loss(measure, y);
             let (n, mean) = &mut self.labels;
             *n += 1.0;
             *mean += (y - *mean) / *n;
             if let Some(count) = self.classes.get_mut(y as usize) {
                 *count += 1.0;
             }
-            self.sums[0] += loss;
-            self.sums[1] += constant;
+            self.constant.add(constant);
             self.loss.add(loss);
             cut |= self.adwin.update(loss.min(cap));
         }
@@ -277,10 +301,15 @@ impl Monitor {
         cut && self.adwin.mean() > before
     }
 
-    fn go_back(&mut self, rules: &Rules, why: Divergence, at: u64) -> Judgement {
-        self.went_back += 1;
+    fn go_back(&mut self, rules: &Rules, cut: f64, why: Divergence, at: u64) -> Judgement {
         self.last = Some((why, at));
-        self.rate *= rules.rate_cut;
+        self.strikes += 1;
+        // It comes again and again, with what fits between: that is how things are.
+        if why != Divergence::NotFinite && self.strikes > STRIKES {
+            return self.accept(rules);
+        }
+        self.went_back += 1;
+        self.rate *= cut;
         self.content = 0;
         self.holding = Some(0);
         Judgement::GoBack
@@ -296,12 +325,19 @@ impl Monitor {
     /// Nothing is known of the loss any more.
     fn begin(&mut self, rules: &Rules) {
         self.examples = 0;
-        (self.loss, self.norm) = (Running::default(), Running::default());
-        self.sums = [0.0; 2];
+        self.loss = Running::default();
+        (self.norm, self.constant) = (Running::default(), Running::default());
+        self.labels = (0.0, 0.0);
+        self.classes.iter_mut().for_each(|c| *c = 0.0);
+        self.strikes = 0;
         self.adwin = Adwin::new(rules.drift_delta, LOOK_EVERY);
         (self.holding, self.content) = (None, 0);
     }
 }
 
+/// A plain step is stable or not by the size of the features: it has so many warm-ups to be better than a constant, …
+const PLAIN_WARM_UP: u64 = 8;
+/// … unless its rate is below this.
+const PLAIN_RATE: f64 = 0.01;
 /// The rate of a spec that gives none.
 const DEFAULT_RATE: f64 = 0.5;

@@ -71,9 +71,10 @@ pub struct Online {
     #[serde(serialize_with = "write_sparse", deserialize_with = "read_sparse")]
     coordinates: Vec<Coordinate>,
     totals: Totals,
-    /// Coordinates as they were before each change since the last good state, which is the totals beside.
+    /// Coordinates as they were before the changes of the last batch and of this one.
     undo: Undo,
-    good: Totals,
+    /// The totals at the beginning of each.
+    good: [Totals; 2],
     #[serde(skip)]
     served: Served,
     #[serde(skip)]
@@ -85,6 +86,8 @@ pub struct Online {
 struct Undo {
     at: Vec<u32>,
     before: Vec<Coordinate>,
+    /// Where this batch begins.
+    split: usize,
 }
 
 /// Which coordinates stand in `undo` already. It follows from that.
@@ -158,7 +161,7 @@ impl Online {
             coordinates: vec![Coordinate::default(); slots * outputs],
             totals: Totals::default(),
             undo: Undo::default(),
-            good: Totals::default(),
+            good: [Totals::default(); 2],
             served: Served::default(),
             noted: Noted::default(),
         }
@@ -280,6 +283,7 @@ impl Online {
     ) -> Result<(), NotFinite> {
         let totals = self.totals;
         scratch.log_loss = None;
+        scratch.norm = 0.0;
         self.totals.examples += 1;
         if !spec.loss.is_logistic() {
             let [low, high] = self.totals.range;
@@ -323,31 +327,40 @@ impl Online {
         schedule::rate(&spec.schedule, t as f64) * scratch.cut
     }
 
-    /// Ends a mini-batch.
-    pub const fn end_batch(&mut self) {
+    /// Ends a mini-batch that may stand: its loss, taken before its updates, shows that the weights at its beginning were
+    /// good. Its own updates are judged with the next.
+    pub fn end_batch(&mut self) {
         self.totals.batches += 1;
+        self.undo.at.drain(..self.undo.split);
+        self.undo.before.drain(..self.undo.split);
+        self.undo.split = self.undo.at.len();
+        self.good = [self.good[1], self.totals];
+        self.next_mark();
     }
 
     /// Makes the present state the one to which [`Online::go_back`] returns.
     pub fn mark_good(&mut self) {
-        self.undo.at.clear();
-        self.undo.before.clear();
-        self.good = self.totals;
+        self.undo = Undo::default();
+        self.good = [self.totals; 2];
+        self.next_mark();
+    }
+
+    fn next_mark(&mut self) {
         self.noted.mark = self.noted.mark.wrapping_add(1);
         if self.noted.mark == 0 {
             self.noted = Noted::default();
         }
     }
 
-    /// Returns to the state of the last [`Online::mark_good`].
+    /// Returns to the last weights that were shown to be good: those before the last batch.
     pub fn go_back(&mut self) {
-        for (at, before) in self.undo.at.iter().zip(&self.undo.before) {
+        for (at, before) in self.undo.at.iter().zip(&self.undo.before).rev() {
             self.coordinates[*at as usize] = *before;
             if let Some(stale) = self.served.stale.get_mut(*at as usize / CHUNK) {
                 *stale = true;
             }
         }
-        self.totals = self.good;
+        self.totals = self.good[0];
         self.mark_good();
     }
 
@@ -356,7 +369,8 @@ impl Online {
         if self.noted.at.len() != self.coordinates.len() {
             self.noted.at = vec![0; self.coordinates.len()];
             self.noted.mark = 1;
-            self.undo.at.iter().for_each(|at| self.noted.at[*at as usize] = 1);
+            let this = &self.undo.at[self.undo.split..];
+            this.iter().for_each(|at| self.noted.at[*at as usize] = 1);
         }
     }
 
@@ -417,7 +431,7 @@ impl Online {
             coordinates: Vec::new(),
             totals: self.totals,
             undo: Undo::default(),
-            good: self.totals,
+            good: self.good,
             served: Served::default(),
             noted: Noted::default(),
         }

@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response};
-use pawl_domain::{Event, Position, event::LearnerChange, rewind::Conditions};
+use pawl_domain::{Position, event::LearnerChange, rewind::Conditions};
 use pawl_driver::Fold;
 use pawl_store::{Log, LogError, registry::Scope};
 use serde::Deserialize;
@@ -54,16 +54,7 @@ pub struct LearnerRequest<'a> {
 fn at_time(log: &Arc<Log>, at_ms: u64) -> Result<u64, LogError> {
     let mut reader = log.reader(log.first());
     while let Some(entry) = reader.next_entry()? {
-        let came_ms = match &entry.event {
-            Event::Opened { at_ms, .. } => *at_ms,
-            Event::Tick { now_ms } => *now_ms,
-            Event::Decided(d) => d.at_ms,
-            Event::Feedback(f) => f.received_ms,
-            Event::Examples(e) => e.received_ms,
-            Event::Changed(c) => c.at_ms,
-            _ => continue,
-        };
-        if came_ms >= at_ms {
+        if entry.event.came_ms().is_some_and(|came_ms| came_ms >= at_ms) {
             return Ok(entry.offset);
         }
     }

@@ -173,10 +173,48 @@ pub(crate) fn describe(metrics: &[(String, f64)]) -> Value {
     json!({"kind": "class", "class": class, "probability": probability, "probabilities": all})
 }
 
+/// Predictions that are recorded together.
+#[derive(Default)]
+struct Group {
+    events: Vec<Event>,
+    /// The places held for their ids.
+    reserved: Vec<Option<Reserved>>,
+}
+
+impl Group {
+    /// Puts them into the log. A task of its own: a caller that hangs up and asks again gets these predictions, not
+    /// others. Returns their ids.
+    async fn record(self, app: Arc<App>) -> ApiResult<Vec<DecisionId>> {
+        if self.events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let recording = tokio::spawn(async move {
+            let unavailable = |why| ApiError::new(Code::LogUnavailable, why);
+            let places = append(&app, &self.events).await.map_err(unavailable)?;
+            let mut ids = Vec::with_capacity(places.len());
+            for ((event, place), reserved) in self.events.iter().zip(&places).zip(self.reserved) {
+                let Event::Decided(d) = event else { continue };
+                let id = d.id(Position { partition: 0, offset: place.offset });
+                if let Some(reserved) = reserved {
+                    reserved.complete(id);
+                }
+                ids.push(id);
+            }
+            if app.config().durability == Durability::Disk
+                && let Some(last) = places.last()
+            {
+                app.on_disk(last.end).await?;
+            }
+            Ok(ids)
+        });
+        recording.await.map_err(ApiError::internal)?
+    }
+}
+
 /// What becomes of one instance.
 enum Instance {
-    /// It is recorded as this event of the group, with the place held for its id.
-    New(usize, Option<Reserved>),
+    /// It is recorded as this event of the group.
+    New(usize),
     /// It was predicted, and is not recorded.
     Unlogged(Value),
     /// It was answered before.
@@ -233,7 +271,7 @@ fn instance(
     caller: &Caller,
     text: &str,
     request_id: Option<&String>,
-    events: &mut Vec<Event>,
+    group: &mut Group,
     log: bool,
 ) -> ApiResult<Instance> {
     check_id("request_ids", request_id.map(String::as_str))?;
@@ -265,8 +303,9 @@ fn instance(
     if !log {
         return Ok(Instance::Unlogged(describe(&decided.metrics)));
     }
-    events.push(Event::Decided(decided));
-    Ok(Instance::New(events.len() - 1, reserved))
+    group.events.push(Event::Decided(decided));
+    group.reserved.push(reserved);
+    Ok(Instance::New(group.events.len() - 1))
 }
 
 /// Predict for one or several instances; each has its own prediction or error.
@@ -299,39 +338,29 @@ pub(crate) async fn predict(
     if ids.is_some() && !request.log {
         return Err(ApiError::field("request_ids", "nothing is remembered with `log = false`"));
     }
-    let mut events = Vec::new();
+    let mut group = Group::default();
     let mut found = Vec::with_capacity(n);
     for (i, text) in request.instances.iter().enumerate() {
         let id = ids.map(|ids| &ids[i]);
-        let one = instance(&app, &snapshot, &caller, text.get(), id, &mut events, request.log);
+        let one = instance(&app, &snapshot, &caller, text.get(), id, &mut group, request.log);
         let refused =
             |e: ApiError| Instance::Refused(json!({"kind": "error", "error": e.member()}));
         found.push(one.unwrap_or_else(refused));
     }
-    let mut places = Vec::new();
-    if !events.is_empty() {
-        let unavailable = |why| ApiError::new(Code::LogUnavailable, why);
-        places = append(&app, &events).await.map_err(unavailable)?;
-        if app.config().durability == Durability::Disk
-            && let Some(last) = places.last()
-        {
-            app.on_disk(last.end).await?;
-        }
-    }
+    // What was served is in the events: kept for the reply.
+    let served: Vec<Value> = group
+        .events
+        .iter()
+        .map(|e| if let Event::Decided(d) = e { describe(&d.metrics) } else { Value::Null })
+        .collect();
+    let recorded = group.record(app.clone()).await?;
     let (mut predictions, mut decision_ids) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for one in found {
         let (prediction, id) = match one {
             Instance::Refused(error) => (error, None),
             Instance::Unlogged(prediction) => (prediction, None),
             Instance::Known(id, prediction) => (prediction, Some(id)),
-            Instance::New(at, reserved) => {
-                let Event::Decided(d) = &events[at] else { continue };
-                let id = d.id(Position { partition: 0, offset: places[at].offset });
-                if let Some(reserved) = reserved {
-                    reserved.complete(id);
-                }
-                (describe(&d.metrics), Some(id))
-            }
+            Instance::New(at) => (served[at].clone(), recorded.get(at).copied()),
         };
         predictions.push(prediction);
         decision_ids.push(id.map(|id| id.to_string()));

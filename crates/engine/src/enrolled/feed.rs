@@ -95,7 +95,8 @@ impl<'a> Feed<'a> {
             self.taken.unread += 1;
             return Ok(None);
         };
-        let at_ms = head.at_ms.unwrap_or(self.received_ms);
+        // A time to come would age everything else.
+        let at_ms = head.at_ms.map_or(self.received_ms, |at| at.min(self.received_ms));
         learner.decided(at_ms);
         self.taken.learned += 1;
         let clock = learner.decisions();

@@ -94,6 +94,9 @@ impl Online {
     ) -> Result<(), NotFinite> {
         let mut mean: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
         let total: f64 = rows.iter().map(|r| r.weight).sum();
+        if total == 0.0 {
+            return Ok(());
+        }
         for row in rows {
             self.scores(row.x, &mut scratch.scores);
             self.totals.examples += 1;

@@ -230,3 +230,40 @@ fn continue_with(run: &mut Run, x: [f64; FEATURES], y: f64) -> f64 {
     run.learn(x, y);
     0.0
 }
+
+/// What is no fault is learned: labels far from 0, and rare events, alone and with a feature that foretells them.
+#[test]
+fn ordinary_data_is_not_taken_for_a_fault() {
+    for (mean, most) in [(20.0, 10.0), (100.0, f64::INFINITY)] {
+        let mut run = Run::new("regressor", "");
+        for k in 0..N {
+            let (x, p) = example(k);
+            run.learn(x, mean + 10.0 * (p - 0.5) + uniform(13, k));
+        }
+        let recent = run.learner.progress().recent_mean().unwrap();
+        let monitor = run.learner.monitor().unwrap();
+        assert!(recent < most && monitor.went_back == 0, "{mean}: {recent} {}", monitor.went_back);
+    }
+    for rare in [0.05, 0.003] {
+        let mut run = Run::new("classifier", "");
+        for k in 0..2 * N {
+            let (mut x, _) = example(k);
+            let event = uniform(14, k) < rare;
+            x[0] = if event { 1.0 } else { 0.0 };
+            run.learn(x, f64::from(u8::from(event)));
+        }
+        let recent = run.learner.progress().recent_mean().unwrap();
+        let base = -rare * libm::log(rare) - (1.0 - rare) * libm::log(1.0 - rare);
+        assert!(recent < base / 2.0, "{rare}: {recent} {base} {:?}", run.learner.monitor());
+    }
+    // A regression that is 0 until something happens.
+    let mut run = Run::new("regressor", "");
+    for k in 0..2 * N {
+        let (mut x, _) = example(k);
+        let event = k > 600 && uniform(14, k) < 0.01;
+        x[0] = if event { 1.0 } else { 0.0 };
+        run.learn(x, if event { 3.0 } else { 0.0 });
+    }
+    let recent = run.learner.progress().recent_mean().unwrap();
+    assert!(recent < 0.03, "{recent} {:?}", run.learner.monitor());
+}

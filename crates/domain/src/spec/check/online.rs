@@ -116,7 +116,13 @@ fn check_schedule(rate: Option<RateSpec>, default: f64, c: &mut Checker) -> Sche
         }
         ScheduleName::Cosine => {
             let period = number("period", s.period, 1e4, 1.0, 1e15);
-            Shape::Cosine(period, s.restart.map(|r| number("restart", Some(r), 1.0, 1.0, 100.0)))
+            let restart = s.restart.map(|r| number("restart", Some(r), 1.0, 1.0, 100.0));
+            c.require(
+                restart.is_none_or(|r| r == 1.0 || r >= 1.01),
+                "learner.rate.restart",
+                "must be 1, or 1.01 or more",
+            );
+            Shape::Cosine(period, restart)
         }
     };
     c.require(floor <= initial, "learner.rate.floor", "must not be above `initial`");
@@ -144,6 +150,8 @@ fn of_gradients(l: &LearnerSpec) -> [(bool, &'static str); 14] {
 }
 
 fn check_monitor(m: MonitorSpec, c: &mut Checker) -> Monitor {
+    let warm_up = m.warm_up.unwrap_or(256);
+    c.require(warm_up >= 32, "learner.monitor.warm_up", format!("`{warm_up}` must be 32 or more"));
     let mut number = |key: &str, value: Option<f64>, default: f64, low: f64, high: f64| {
         let v = value.unwrap_or(default);
         c.require(
@@ -154,7 +162,7 @@ fn check_monitor(m: MonitorSpec, c: &mut Checker) -> Monitor {
         v
     };
     Monitor {
-        warm_up: m.warm_up.unwrap_or(256),
+        warm_up,
         loss_sigmas: number("loss_sigmas", m.loss_sigmas, 10.0, 1.0, 1e6),
         loss_factor: number("loss_factor", m.loss_factor, 2.0, 1.0, 1e12),
         gradient_factor: number("gradient_factor", m.gradient_factor, 1000.0, 1.0, 1e12),

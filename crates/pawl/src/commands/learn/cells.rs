@@ -325,6 +325,8 @@ pub fn read(
             None => continue,
         };
         let text = core::str::from_utf8(&block[..whole]).context("the file is not UTF-8")?;
+        // A mark of the byte order, as spreadsheets write it.
+        let text = if number == 0 { text.trim_start_matches('\u{feff}') } else { text };
         let mut row = found.as_ref().map(Columns::row);
         for line in lines(text) {
             number += 1;

@@ -1,6 +1,8 @@
 //! Where examples come from, and the thread that makes them into events.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -203,7 +205,7 @@ impl Source {
             chunk: None,
         };
         if let Format::Log = self.format {
-            return self.read_log(full, &read);
+            return self.read_log(full, used, &read);
         }
         let file = Counted { inner: File::open(&self.path)?, read: read.clone() };
         let reader: Box<dyn Read> =
@@ -239,7 +241,7 @@ impl Source {
 
     /// An example is an object with the features and the label as its fields.
     fn json_line(&self, line: &str, pipe: &mut Pipe<'_>) -> Result<()> {
-        let fields: std::collections::BTreeMap<&str, &RawValue> = serde_json::from_str(line)?;
+        let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(line)?;
         let number = |raw: &RawValue| raw.get().parse::<f64>().ok();
         let label = fields.get(self.target.as_str()).map_or("null", |raw| raw.get());
         let text: String;
@@ -270,18 +272,25 @@ impl Source {
     }
 
     /// The examples of this model in the log of a stopped server.
-    fn read_log(&self, full: &mpsc::SyncSender<Chunk>, read: &AtomicU64) -> Result<()> {
+    fn read_log(
+        &self,
+        full: &mpsc::SyncSender<Chunk>,
+        used: &mpsc::Receiver<Chunk>,
+        read: &AtomicU64,
+    ) -> Result<()> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&self.path)?);
         let config = Config { read_only: true, ..Config::default() };
         let (log, _) = Log::open(disk, config, 0, false)
             .map_err(|e: OpenError| anyhow!("cannot read the log: {e}"))?;
         let log = Arc::new(log);
-        let mut reader = log.reader(log.first());
+        // Below, contexts were taken out.
+        let mut reader = log.reader(log.first().max(log.redacted_below()));
         while let Some(entry) = reader.next_entry()? {
             let Event::Examples(examples) = &entry.event else { continue };
             if examples.model != *self.spec.name() {
                 continue;
             }
+            while used.try_recv().is_ok() {} // they are not used again
             read.store(entry.next, Ordering::Relaxed);
             let chunk = Chunk { event: entry.event, unlabelled: 0, read: entry.next };
             if full.send(chunk).is_err() {
