@@ -412,6 +412,7 @@ impl Engine {
             return;
         }
         bits.set(recorded.at.ordinal, CLOSED);
+        let stopped = model.supply.count(state != 0, now.ms);
         let Some(spec) = model.production().map(|e| e.spec().clone()) else { return };
         let absent = |name: &str| model.bits.get(name).is_some_and(|b| state & (1 << b) == 0);
         let missing: Vec<_> = spec.metrics().iter().filter(|m| absent(&m.name)).collect();
@@ -421,7 +422,8 @@ impl Engine {
             decided.action().and_then(|a| model.actions.get(&decided.version)?.get(usize::from(a)));
         let chosen = chosen.cloned();
         model.tally.missing += missing.len() as u64;
-        if let (Some(action), false) = (chosen, assumed.is_empty()) {
+        // Where feedback has stopped altogether, that none came is no news of the decision.
+        if let (Some(action), false) = (chosen, assumed.is_empty() || stopped) {
             teach(model, decided, &action, &assumed, now, None);
             self.dirty.insert(decided.model.clone());
         }

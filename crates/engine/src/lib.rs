@@ -6,6 +6,7 @@
 mod enrolled;
 mod join;
 mod state;
+mod supply;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,6 +21,7 @@ pub use pawl_domain::Event;
 pub use enrolled::{Enrolled, Status};
 pub use join::request_key;
 pub use state::{Model, State, Tally};
+pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
 pub const FOLD_VERSION: u32 = 2;

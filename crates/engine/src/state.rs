@@ -6,7 +6,7 @@ use pawl_domain::{ActionName, CheckedSpec, LearnerId, ModelName, Sha256};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{FOLD_VERSION, enrolled::Enrolled, join::Join};
+use crate::{FOLD_VERSION, enrolled::Enrolled, join::Join, supply::Supply};
 
 /// The whole state of the fold at one position.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct Model {
     pub(crate) bits: BTreeMap<String, u8>,
     /// What was counted.
     pub tally: Tally,
+    /// Whether feedback still comes.
+    pub supply: Supply,
 }
 
 /// Counters. The feedback ones count metric values.
@@ -136,6 +138,7 @@ impl State {
             actions: BTreeMap::new(),
             bits: BTreeMap::new(),
             tally: Tally::default(),
+            supply: Supply::default(),
         });
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;

@@ -360,3 +360,30 @@ fn a_state_survives_its_bytes_and_decides_the_same() {
     let mut work = Workspace::default();
     assert_eq!(a.decide(&request, &mut work), b.decide(&request, &mut work));
 }
+
+/// A pipe that dies: the values that `missing` assumes are learned until it is seen, and none after.
+#[test]
+fn nothing_is_assumed_while_feedback_has_stopped() {
+    let mut tape = Tape::new(SPEC, JoinLimits::default());
+    let mut now_ms = 0;
+    let mut step = |tape: &mut Tape, feedback: bool| {
+        now_ms += 10;
+        let id = tape.decide(now_ms, None);
+        if feedback {
+            tape.feedback(Target::Decision(id), now_ms + 1, &[("quality", 1.0), ("cost", 0.1)]);
+        }
+        tape.push(Event::Tick { now_ms });
+    };
+    (0..1300).for_each(|_| step(&mut tape, true));
+    let healthy = tape.knows();
+    (0..1800).for_each(|_| step(&mut tape, false));
+    let supply = tape.engine.state().models.values().next().unwrap().supply;
+    assert!(supply.stopped_since_ms.is_some());
+    let dry = tape.knows();
+    // Some hundreds of 0.25 before it was seen, of the 800 whose deadline has passed without.
+    let assumed = dry.0 - healthy.0;
+    assert!((200..400).contains(&assumed), "{assumed}");
+    (0..1500).for_each(|_| step(&mut tape, true));
+    let supply = tape.engine.state().models.values().next().unwrap().supply;
+    assert!(supply.stopped_since_ms.is_none());
+}

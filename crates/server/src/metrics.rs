@@ -125,6 +125,7 @@ fn of_models(app: &App, registry: &mut Registry) -> Result<(), String> {
     let feedback = Family::<Outcome, Counter>::default();
     let examples = Family::<Model, Gauge>::default();
     let quarantined = Family::<Model, Gauge>::default();
+    let stopped = Family::<Model, Gauge>::default();
     let frozen = Family::<Model, Gauge>::default();
     let holding = Family::<Model, Gauge>::default();
     let went_back = Family::<Model, Counter>::default();
@@ -138,6 +139,8 @@ fn of_models(app: &App, registry: &mut Registry) -> Result<(), String> {
             let label = Outcome { model: name.to_string(), result: result.to_owned() };
             feedback.get_or_create_owned(&label).inc_by(n);
         }
+        let dry = model.supply.stopped_since_ms.is_some();
+        stopped.get_or_create_owned(&label).set(i64::from(dry));
         if let Some(learner) = model.production() {
             examples.get_or_create_owned(&label).set(learner.examples().cast_signed());
             let failed = matches!(learner.status(), Status::Quarantined { .. });
@@ -156,6 +159,7 @@ fn of_models(app: &App, registry: &mut Registry) -> Result<(), String> {
     registry.register("feedback", "Metric values folded, by what became of them", feedback);
     registry.register("learner_examples", "Examples the learner has taken", examples);
     registry.register("learner_quarantined", "1 if the learner is quarantined", quarantined);
+    registry.register("feedback_stopped", "1 while hardly any decision has feedback", stopped);
     registry.register("learner_frozen", "1 if the learner was told not to learn", frozen);
     registry.register("learner_holding", "1 while the monitor lets it only predict", holding);
     registry.register("learner_went_back", "Times the monitor undid a batch", went_back);

@@ -268,6 +268,10 @@ pub(crate) async fn show(
         "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),
         "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),
         "feedback": describe_tally(&state.tally),
+        "supply": {
+            "closed": state.supply.closed, "recent_share": state.supply.recent,
+            "share": state.supply.history, "stopped_since_ms": state.supply.stopped_since_ms,
+        },
         "rewinding": known.rewinding,
         "rewind_error": app.live().rewind_error(),
     });
