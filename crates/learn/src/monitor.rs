@@ -174,18 +174,22 @@ impl Monitor {
         self.rate
     }
 
-    /// The loss of the constant that the labels so far suggest.
-    fn constant_loss(&self, measure: Loss, y: f64) -> f64 {
+    /// The loss of the constant that the labels so far suggest, for a label.
+    fn constant_loss(&self, measure: Loss) -> impl Fn(f64) -> f64 + use<> {
         let (n, mean) = self.labels;
-        match measure {
-            Loss::Softmax(k) => {
-                let count = self.classes.get(y as usize).copied().unwrap_or(0.0);
-                -libm::log((count + 1.0) / (n + k as f64))
-            }
-            Loss::Logistic => {
-                let p = (mean * n + 1.0) / (n + 2.0);
-                -(y * libm::log(p) + (1.0 - y) * libm::log(1.0 - p))
-            }
+        let p = (mean * n + 1.0) / (n + 2.0);
+        let two = match measure {
+            Loss::Logistic => [-libm::log(1.0 - p), -libm::log(p)],
+            _ => [0.0; 2],
+        };
+        let classes: Vec<f64> = self
+            .classes
+            .iter()
+            .map(|c| -libm::log((c + 1.0) / (n + self.classes.len() as f64)))
+            .collect();
+        move |y| match measure {
+            Loss::Softmax(_) => classes.get(y as usize).copied().unwrap_or_default(),
+            Loss::Logistic => y * two[1] + (1.0 - y) * two[0],
             _ => loss::value(measure, mean, y),
         }
     }
@@ -269,8 +273,8 @@ impl Monitor {
         {
             return true;
         }
-        let constant =
-            batch.seen.iter().map(|(_, y)| self.constant_loss(measure, *y)).sum::<f64>() / n;
+        let constant_loss = self.constant_loss(measure);
+        let constant = batch.seen.iter().map(|(_, y)| constant_loss(*y)).sum::<f64>() / n;
         mean <= rules.worse_factor * constant && constant <= ABSURD * self.constant.mean()
     }
 
@@ -284,8 +288,9 @@ impl Monitor {
         let before = self.adwin.mean();
         let cap = if self.loss.weight > 0.0 { 20.0 * self.loss.mean() } else { f64::INFINITY };
         let mut cut = false;
+        let constant_loss = self.constant_loss(measure);
         for &(loss, y) in &batch.seen {
-            let constant = self.constant_loss(measure, y);
+            let constant = constant_loss(y);
             let (n, mean) = &mut self.labels;
             *n += 1.0;
             *mean += (y - *mean) / *n;
