@@ -81,12 +81,6 @@ impl Rows {
         self.ids
     }
 
-    /// Bytes of the stored form.
-    #[must_use]
-    pub const fn stored_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Empties it, and keeps its memory.
     pub fn clear(&mut self) {
         self.count = 0;

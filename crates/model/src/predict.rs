@@ -29,17 +29,6 @@ impl Prediction {
             }
         }
     }
-
-    /// The index of the most probable class, the first of equals; 0 for a number.
-    #[must_use]
-    pub fn class(&self) -> usize {
-        match self {
-            Self::Value(_) => 0,
-            Self::Classes(p) => {
-                (0..p.len()).fold(0, |best, k| if p[k] > p[best] { k } else { best })
-            }
-        }
-    }
 }
 
 impl Snapshot {

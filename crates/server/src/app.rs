@@ -281,6 +281,15 @@ impl App {
         Ok(entered)
     }
 
+    /// Checks how many items a request has in `field`.
+    pub(crate) fn check_batch(&self, field: &str, n: usize) -> ApiResult<()> {
+        let most = self.config.limits.batch;
+        if n <= most {
+            return Ok(());
+        }
+        Err(ApiError::field(field, format!("has {n} items; at most {most}")))
+    }
+
     /// Waits until the log is on the disk up to `end`.
     ///
     /// # Errors

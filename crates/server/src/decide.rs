@@ -426,11 +426,9 @@ pub(crate) async fn batch(
     let _in_flight = app.enter()?;
     let body = read_body(&app, body).await?;
     let request: BatchRequest<'_> = parse(utf8(&body)?)?;
-    let (n, most) = (request.requests.len(), app.config().limits.batch);
-    if n > most {
-        return Err(ApiError::field("requests", format!("has {n} items; at most {most}")));
-    }
-    find(&app, &model)?;
+    let n = request.requests.len();
+    app.check_batch("requests", n)?;
+    find_kind(&app, &model, true)?;
     let mut answers = Vec::with_capacity(n);
     // Together, so that their records go into one write.
     let pending = request.requests.iter().map(|item| answer(&app, &model, &caller, item.get()));

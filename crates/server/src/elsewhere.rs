@@ -153,10 +153,7 @@ pub(crate) async fn report(
     caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
     let body = read_body(&app, body).await?;
     let request: ReportRequest<'_> = parse(utf8(&body)?)?;
-    let (n, most) = (request.decisions.len(), app.config().limits.batch);
-    if n > most {
-        return Err(ApiError::field("decisions", format!("has {n} items; at most {most}")));
-    }
+    app.check_batch("decisions", request.decisions.len())?;
     let mut events = Vec::new();
     let mut ids: Vec<Option<usize>> = Vec::new();
     let mut rejected = Vec::new();

@@ -273,10 +273,7 @@ pub(crate) async fn feedback(
     match items(text)? {
         None => events.push(check(app, caller, text)?),
         Some(items) => {
-            let (n, most) = (items.len(), app.config().limits.batch);
-            if n > most {
-                return Err(ApiError::field("events", format!("has {n} items; at most {most}")));
-            }
+            app.check_batch("events", items.len())?;
             for (index, item) in items.into_iter().enumerate() {
                 match check(app, caller, item.get()) {
                     Ok(event) => events.push(event),

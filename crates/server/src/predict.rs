@@ -326,10 +326,8 @@ pub(crate) async fn predict(
     caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
     let body = read_body(&app, body).await?;
     let request: PredictRequest<'_> = parse(utf8(&body)?)?;
-    let (n, most) = (request.instances.len(), app.config().limits.batch);
-    if n > most {
-        return Err(ApiError::field("instances", format!("has {n} items; at most {most}")));
-    }
+    let n = request.instances.len();
+    app.check_batch("instances", n)?;
     let ids = request.request_ids.as_ref();
     if ids.is_some_and(|ids| ids.len() != n) {
         let message = format!("give one an instance: {n}, not {}", ids.map_or(0, Vec::len));
@@ -415,10 +413,7 @@ pub(crate) async fn examples(
     check_lag(&app)?;
     let body = read_body(&app, body).await?;
     let request: ExamplesRequest<'_> = parse(utf8(&body)?)?;
-    let (n, most) = (request.examples.len(), app.config().limits.batch);
-    if n > most {
-        return Err(ApiError::field("examples", format!("has {n} items; at most {most}")));
-    }
+    app.check_batch("examples", request.examples.len())?;
     let mut rows = Rows::default();
     let mut rejected = Vec::new();
     for (index, text) in request.examples.iter().enumerate() {

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use pawl_domain::ModelSpec;
-use pawl_stats::rng::uniform;
+use pawl_stats::{logistic::sigmoid, rng::uniform};
 use serde_json::{Value, json};
 
 use super::{
@@ -83,10 +83,6 @@ impl Made {
         writeln!(self.text)?;
         Ok(())
     }
-}
-
-fn sigmoid(s: f64) -> f64 {
-    1.0 / (1.0 + (-s).exp())
 }
 
 /// 20 numbers with weights from −1 to 1.
