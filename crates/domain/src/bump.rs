@@ -40,6 +40,11 @@ pub const RULES: &[(&str, Bump, &str)] = &[
         "feedback that was valid is refused, or means the opposite",
     ),
     ("the kind changed, or a class removed", Bump::Major, "replies or labels mean something else"),
+    (
+        "a feature is of actions instead of the context, or back",
+        Bump::Major,
+        "callers send it elsewhere",
+    ),
     ("an action or a class added", Bump::Minor, "replies may name it"),
     (
         "an action's payload or max changed",
@@ -166,6 +171,7 @@ fn feature_differences(
             Some(f) if f.encoding.kind() != feature.encoding.kind() => {
                 note(Bump::Major, field, "type changed");
             }
+            Some(f) if f.of != feature.of => note(Bump::Major, field, "is another's"),
             Some(f) if f != feature => note(Bump::Minor, field, "encoding or log mode changed"),
             Some(_) => {}
         }

@@ -14,9 +14,10 @@ use crate::{
     examples::Label,
     id::{ActionName, ModelName, Sha256},
     suggest,
+    value::Value,
 };
 pub use check::{METRICS_MAX, SpecError, SpecErrors};
-pub use feature::{Encoding, FeatureSpec, FeatureType, LogMode, Scale};
+pub use feature::{Encoding, FeatureOf, FeatureSpec, FeatureType, LogMode, Scale};
 pub use learner::{
     Algorithm, BatchSpec, Covariance, Estimator, HalfLife, LearnerSpec, Likelihood, Parameters,
     Policy,
@@ -140,6 +141,9 @@ pub struct ActionSpec {
     /// By number feature: not eligible beyond.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub max: BTreeMap<String, f64>,
+    /// By feature with `of = "action"`: its value where a request does not give one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, serde_json::Value>,
 }
 
 /// The better direction of a metric.
@@ -251,13 +255,17 @@ pub struct Action {
     pub payload: Option<serde_json::Value>,
     /// By index of a number feature: not eligible beyond.
     pub max: Vec<(usize, f64)>,
+    /// By index of a feature of actions: its value where a request does not give one.
+    pub features: Vec<(usize, Value<'static>)>,
 }
 
 /// A feature of a checked spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Feature {
-    /// The field of the context.
+    /// The field of the context, or of the action.
     pub name: String,
+    /// Whose it is.
+    pub of: FeatureOf,
     /// How its value becomes slots.
     pub encoding: Encoding,
     /// What the log keeps of it.
@@ -367,6 +375,12 @@ impl CheckedSpec {
     #[must_use]
     pub fn features(&self) -> &[Feature] {
         &self.features
+    }
+
+    /// Whether actions have features of their own.
+    #[must_use]
+    pub fn has_action_features(&self) -> bool {
+        self.features.iter().any(|f| f.of == FeatureOf::Action)
     }
 
     /// Metrics, by name.

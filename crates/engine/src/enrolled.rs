@@ -297,7 +297,7 @@ impl Enrolled {
             let context = context.map_err(|_| "a logged context is not a JSON object")?;
             for lesson in lessons {
                 assert!(fail_at != Some(learner.examples() + 1), "failpoint");
-                let x = Encoded::new(&spec, views.layout(lesson.metric), &context);
+                let x = Encoded::new(&spec, views.layout(lesson.metric), &context, lesson.action);
                 let example = Example {
                     metric: lesson.metric,
                     action: lesson.action,

@@ -1,10 +1,10 @@
 //! Reading the declared features out of a context, in one pass over its bytes.
 
 use core::fmt;
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 pub use pawl_domain::Value;
-use pawl_domain::spec::{CheckedSpec, Encoding, Feature, FeatureType, LogMode};
+use pawl_domain::spec::{CheckedSpec, Encoding, Feature, FeatureOf, FeatureType, LogMode};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -14,6 +14,8 @@ use crate::encode;
 /// encoding that made them: another version may mean something else by the same slot.
 const SLOTS: &str = "pawl:slots";
 const ENCODING: &str = "pawl:encoding";
+/// The member under which it holds the features of actions, by name.
+const ACTIONS: &str = "pawl:actions";
 /// Larger numbers are taken for mistakes: their squares would drown everything else.
 const LARGEST: f64 = 1e15;
 
@@ -24,8 +26,10 @@ fn encoding_hash(encoding: &Encoding) -> u64 {
 /// A context as far as it is declared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Context<'a> {
-    /// One a feature of the spec, in its order.
+    /// One a feature of the spec, in its order; those of actions are missing.
     pub values: Vec<Value<'a>>,
+    /// Actions whose own features came with the request, and those features.
+    of_actions: Vec<(u16, Self)>,
     raw: Vec<Option<&'a str>>,
     whole: &'a str,
     verbatim: bool,
@@ -37,7 +41,7 @@ pub struct NotAnObject(pub String);
 
 impl fmt::Display for NotAnObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`context` must be a JSON object: {}", self.0)
+        write!(f, "must be a JSON object: {}", self.0)
     }
 }
 
@@ -65,7 +69,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 struct Fields<'s, 'a> {
-    features: &'s [Feature],
+    spec: &'s CheckedSpec,
+    of: FeatureOf,
     logged: bool,
     context: Context<'a>,
 }
@@ -78,21 +83,28 @@ impl<'a> Visitor<'a> for Fields<'_, 'a> {
     }
 
     fn visit_map<M: MapAccess<'a>>(mut self, mut map: M) -> Result<Context<'a>, M::Error> {
+        let features = self.spec.features();
         // Callers mostly send their fields in one order: the guess makes the search a comparison.
         let mut guess = 0;
         while let Some(Key(key)) = map.next_key()? {
             let value: &'a RawValue = map.next_value()?;
-            let found = if self.features.get(guess).is_some_and(|f| f.name == key) {
+            let found = if features.get(guess).is_some_and(|f| f.name == key) {
                 Ok(guess)
             } else {
-                self.features.binary_search_by(|f| f.name.as_str().cmp(&key))
+                features.binary_search_by(|f| f.name.as_str().cmp(&key))
             };
-            let Ok(i) = found else {
+            let found = found.ok().filter(|i| features[*i].of == self.of);
+            let Some(i) = found else {
                 self.context.verbatim = false;
+                if self.logged && key == ACTIONS {
+                    self.context
+                        .read_actions(self.spec, value)
+                        .map_err(serde::de::Error::custom)?;
+                }
                 continue;
             };
             guess = i + 1;
-            let feature = &self.features[i];
+            let feature = &features[i];
             let text = value.get();
             if self.context.raw[i].is_some() || feature.log != LogMode::Raw {
                 self.context.verbatim = false;
@@ -171,7 +183,57 @@ impl<'a> Context<'a> {
     /// # Errors
     /// If `text` is not a JSON object.
     pub fn read(spec: &CheckedSpec, text: &'a str) -> Result<Self, NotAnObject> {
-        Self::parse(spec, text, false)
+        Self::parse(spec, text, FeatureOf::Context, false)
+    }
+
+    /// Adds what a caller sent of one action: a JSON object of its features.
+    ///
+    /// # Errors
+    /// If `text` is not a JSON object.
+    pub fn add_action(
+        &mut self,
+        spec: &CheckedSpec,
+        action: u16,
+        text: &'a str,
+    ) -> Result<(), NotAnObject> {
+        let features = Self::parse(spec, text, FeatureOf::Action, false)?;
+        self.of_actions.push((action, features));
+        self.verbatim = false;
+        Ok(())
+    }
+
+    fn read_actions(&mut self, spec: &CheckedSpec, raw: &'a RawValue) -> serde_json::Result<()> {
+        let actions: BTreeMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(raw.get())?;
+        for (name, features) in actions {
+            // Another version may lack it.
+            let Some(action) = spec.action(&name) else { continue };
+            let features = Self::parse(spec, features.get(), FeatureOf::Action, true);
+            let features = features.map_err(serde::de::Error::custom)?;
+            self.of_actions.push((action as u16, features));
+        }
+        Ok(())
+    }
+
+    /// The value of a feature for an action: of the context, or of the action as the request gave it, or else as the
+    /// spec does.
+    #[must_use]
+    pub fn value<'s>(
+        &'s self,
+        spec: &'s CheckedSpec,
+        feature: usize,
+        action: u16,
+    ) -> &'s Value<'a> {
+        if spec.features()[feature].of == FeatureOf::Context {
+            return &self.values[feature];
+        }
+        let given = self.of_actions.iter().find(|(a, _)| *a == action);
+        if let Some((_, given)) = given
+            && given.values[feature] != Value::Missing
+        {
+            return &given.values[feature];
+        }
+        let own = &spec.actions()[usize::from(action)].features;
+        own.iter().find(|(i, _)| *i == feature).map_or(&Value::Missing, |(_, v)| v)
     }
 
     /// Reads what [`Context::logged`] wrote.
@@ -179,19 +241,25 @@ impl<'a> Context<'a> {
     /// # Errors
     /// If `text` is not a JSON object.
     pub fn read_logged(spec: &CheckedSpec, text: &'a str) -> Result<Self, NotAnObject> {
-        Self::parse(spec, text, true)
+        Self::parse(spec, text, FeatureOf::Context, true)
     }
 
-    fn parse(spec: &CheckedSpec, text: &'a str, logged: bool) -> Result<Self, NotAnObject> {
+    fn parse(
+        spec: &CheckedSpec,
+        text: &'a str,
+        of: FeatureOf,
+        logged: bool,
+    ) -> Result<Self, NotAnObject> {
         let features = spec.features();
         let context = Context {
             values: vec![Value::Missing; features.len()],
+            of_actions: Vec::new(),
             raw: vec![None; features.len()],
             whole: text,
             verbatim: true,
         };
         let mut reader = serde_json::Deserializer::from_str(text);
-        let fields = Fields { features, logged, context };
+        let fields = Fields { spec, of, logged, context };
         let context = reader
             .deserialize_map(fields)
             .and_then(|c| reader.end().map(|()| c))
@@ -206,10 +274,16 @@ impl<'a> Context<'a> {
             return Cow::Borrowed(self.whole);
         }
         let mut out = String::with_capacity(self.whole.len());
+        self.write_logged(spec, &mut out);
+        Cow::Owned(out)
+    }
+
+    fn write_logged(&self, spec: &CheckedSpec, out: &mut String) {
         out.push('{');
+        let begin = out.len();
         for ((feature, raw), value) in spec.features().iter().zip(&self.raw).zip(&self.values) {
             let (Some(raw), true) = (raw, feature.log != LogMode::Drop) else { continue };
-            if out.len() > 1 {
+            if out.len() > begin {
                 out.push(',');
             }
             out.push_str(&quote(&feature.name));
@@ -225,8 +299,21 @@ impl<'a> Context<'a> {
                 _ => out.push_str(raw),
             }
         }
+        for (n, (action, features)) in self.of_actions.iter().enumerate() {
+            if n == 0 {
+                let comma = if out.len() > begin { "," } else { "" };
+                out.push_str(&format!("{comma}{}:{{", quote(ACTIONS)));
+            } else {
+                out.push(',');
+            }
+            out.push_str(&quote(spec.actions()[usize::from(*action)].name.as_str()));
+            out.push(':');
+            features.write_logged(spec, out);
+            if n + 1 == self.of_actions.len() {
+                out.push('}');
+            }
+        }
         out.push('}');
-        Cow::Owned(out)
     }
 
     /// The values that the log keeps of an example, one for each feature of [`stored_features`].
@@ -245,14 +332,18 @@ impl<'a> Context<'a> {
     /// A context of values in the order of the spec's features.
     #[must_use]
     pub const fn of(values: Vec<Value<'a>>) -> Self {
-        Self { values, raw: Vec::new(), whole: "", verbatim: false }
+        Self { values, of_actions: Vec::new(), raw: Vec::new(), whole: "", verbatim: false }
     }
 
-    /// How many declared features are absent, and how many do not fit their declaration.
+    /// How many declared features of the context are absent, and how many do not fit their declaration, those of actions
+    /// included.
     #[must_use]
-    pub fn gaps(&self) -> (usize, usize) {
-        let count = |v: &Value<'_>| self.values.iter().filter(|x| *x == v).count();
-        (count(&Value::Missing), count(&Value::Unknown))
+    pub fn gaps(&self, spec: &CheckedSpec) -> (usize, usize) {
+        let of_context = spec.features().iter().zip(&self.values);
+        let of_context = of_context.filter(|(f, _)| f.of == FeatureOf::Context);
+        let missing = of_context.filter(|(_, v)| **v == Value::Missing).count();
+        let all = self.of_actions.iter().flat_map(|(_, f)| &f.values).chain(&self.values);
+        (missing, all.filter(|v| **v == Value::Unknown).count())
     }
 }
 

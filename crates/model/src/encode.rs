@@ -29,8 +29,14 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// Encodes `context`, into memory that is used again.
-    pub fn fill(&mut self, spec: &CheckedSpec, layout: &Layout, context: &Context<'_>) {
+    /// Encodes `context` as it is for an action, into memory that is used again.
+    pub fn fill(
+        &mut self,
+        spec: &CheckedSpec,
+        layout: &Layout,
+        context: &Context<'_>,
+        action: u16,
+    ) {
         self.dense.clear();
         self.dense.resize(layout.dense, 0.0);
         self.sparse.clear();
@@ -48,21 +54,24 @@ impl Encoded {
             };
             match &block.term {
                 None => put(0, 1.0),
-                Some(Term::Alone(i, encoding)) => each(encoding, &context.values[*i], &mut put),
+                Some(Term::Alone(i, encoding)) => {
+                    each(encoding, context.value(spec, *i, action), &mut put);
+                }
                 Some(Term::Cross(a, b)) => {
                     let (x, y) = (&spec.features()[*a].encoding, &spec.features()[*b].encoding);
-                    let (u, v) = (&context.values[*a], &context.values[*b]);
+                    let u = context.value(spec, *a, action);
+                    let v = context.value(spec, *b, action);
                     each(x, u, &mut |i, s| each(y, v, &mut |j, t| put(i * y.slots() + j, s * t)));
                 }
             }
         }
     }
 
-    /// Encodes `context`.
+    /// Encodes `context` as it is for an action.
     #[must_use]
-    pub fn new(spec: &CheckedSpec, layout: &Layout, context: &Context<'_>) -> Self {
+    pub fn new(spec: &CheckedSpec, layout: &Layout, context: &Context<'_>, action: u16) -> Self {
         let mut encoded = Self::default();
-        encoded.fill(spec, layout, context);
+        encoded.fill(spec, layout, context, action);
         encoded
     }
 

@@ -4,7 +4,7 @@
 //! terms, both under the full covariance; then those that keep variances only. A place has no meaning outside
 //! one layout: what is stored is keyed by [`Block::key`].
 
-use pawl_domain::spec::{CheckedSpec, Covariance, Encoding, Metric, Term};
+use pawl_domain::spec::{CheckedSpec, Covariance, Encoding, FeatureOf, Metric, Term};
 
 /// A run of slots of one term.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +134,11 @@ impl Layout {
 }
 
 fn describe(spec: &CheckedSpec, term: &Term) -> (String, usize) {
-    let alone = |i: usize, e: &Encoding| format!("{}|{e:?}", spec.features()[i].name);
+    let alone = |i: usize, e: &Encoding| {
+        let feature = &spec.features()[i];
+        let whose = if feature.of == FeatureOf::Action { ":" } else { "" };
+        format!("{whose}{}|{e:?}", feature.name)
+    };
     match term {
         Term::Alone(i, encoding) => (alone(*i, encoding), encoding.slots()),
         Term::Cross(a, b) => {

@@ -36,7 +36,7 @@ impl Snapshot {
     /// action.
     #[must_use]
     pub fn predict(&self, context: &Context<'_>, work: &mut Workspace) -> Prediction {
-        self.encode(context, work);
+        self.encode(context, &[0], work);
         let x = work.encoded(self.views.of_metric[0]);
         let metric = &self.spec.metrics()[0];
         let loss = self.spec.policy().online.as_ref().map(|o| o.loss);

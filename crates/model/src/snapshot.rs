@@ -11,7 +11,7 @@ use pawl_stats::argmax::{self, Marginal};
 use semver::Version;
 
 use crate::{
-    context::Context,
+    context::{Context, Value},
     counts::Count,
     encode::Encoded,
     layout::Views,
@@ -127,18 +127,33 @@ pub struct Scores {
     pub score_deviation: Vec<f64>,
 }
 
+/// The context in the slots of each layout: one for all actions, or one an action where they have features of their own.
+#[derive(Clone, Debug, Default)]
+struct Inputs {
+    all: Vec<Encoded>,
+    /// 1, or the number of eligible actions.
+    width: usize,
+}
+
+impl Inputs {
+    /// For the `i`-th eligible action.
+    fn of(&self, layout: usize, i: usize) -> &Encoded {
+        &self.all[layout * self.width + i.min(self.width - 1)]
+    }
+}
+
 /// Memory that decisions use again.
 #[derive(Clone, Debug, Default)]
 pub struct Workspace {
-    encoded: Vec<Encoded>,
+    encoded: Inputs,
     scores: Scores,
     scratch: argmax::Scratch,
 }
 
 impl Workspace {
-    /// The context in the slots of one layout, once a snapshot has encoded it.
+    /// The context in the slots of one layout, once a snapshot has encoded it for its one action.
     pub(crate) fn encoded(&self, layout: usize) -> &Encoded {
-        &self.encoded[layout]
+        self.encoded.of(layout, 0)
     }
 }
 
@@ -152,7 +167,7 @@ impl Snapshot {
         if choice.eligible.is_empty() {
             return Err(Refusal::NoEligibleAction);
         }
-        self.encode(request.context, work);
+        self.encode(request.context, &choice.eligible, work);
         let Workspace { encoded, scores, scratch } = work;
         self.score(&choice.eligible, encoded, scores);
         choice.probabilities.resize(choice.eligible.len(), 0.0);
@@ -211,7 +226,7 @@ impl Snapshot {
     #[must_use]
     pub fn scores(&self, context: &Context<'_>, eligible: &[u16]) -> Scores {
         let mut work = Workspace::default();
-        self.encode(context, &mut work);
+        self.encode(context, eligible, &mut work);
         let Workspace { encoded, mut scores, .. } = work;
         self.score(eligible, &encoded, &mut scores);
         scores
@@ -226,7 +241,7 @@ impl Snapshot {
         action: u16,
     ) -> Vec<(String, f64)> {
         let layout = self.views.layout(m);
-        let x = Encoded::new(&self.spec, layout, context);
+        let x = Encoded::new(&self.spec, layout, context, action);
         let view = &self.metrics[m];
         let prior = view.prior[usize::from(action)];
         let theta = |p: &Posterior, slot: usize| p.u[slot] - prior * p.v[slot];
@@ -266,10 +281,9 @@ impl Snapshot {
 
     fn eligible(&self, request: &Request<'_>) -> Choice {
         let mut choice = Choice::default();
-        for (i, action) in self.spec.actions().iter().enumerate() {
-            let i = i as u16;
+        for (i, action) in (0..).zip(self.spec.actions()) {
             let over = action.max.iter().find(|(feature, limit)| {
-                matches!(request.context.values[*feature], crate::context::Value::Number(x) if x > *limit)
+                matches!(request.context.value(&self.spec, *feature, i), Value::Number(x) if x > limit)
             });
             if request.actions.is_some_and(|wanted| !wanted.contains(&i)) {
                 choice.removed.push((i, Removal::NotRequested));
@@ -289,15 +303,19 @@ impl Snapshot {
         choice
     }
 
-    pub(crate) fn encode(&self, context: &Context<'_>, work: &mut Workspace) {
+    pub(crate) fn encode(&self, context: &Context<'_>, eligible: &[u16], work: &mut Workspace) {
         let layouts = &self.views.layouts;
-        work.encoded.resize_with(layouts.len(), Encoded::default);
-        for (layout, encoded) in layouts.iter().zip(&mut work.encoded) {
-            encoded.fill(&self.spec, layout, context);
+        let Inputs { all, width } = &mut work.encoded;
+        *width = if self.spec.has_action_features() { eligible.len() } else { 1 };
+        all.resize_with(layouts.len() * *width, Encoded::default);
+        for (layout, encoded) in layouts.iter().zip(all.chunks_mut(*width)) {
+            for (x, action) in encoded.iter_mut().zip(eligible) {
+                x.fill(&self.spec, layout, context, *action);
+            }
         }
     }
 
-    fn score(&self, eligible: &[u16], encoded: &[Encoded], scores: &mut Scores) {
+    fn score(&self, eligible: &[u16], encoded: &Inputs, scores: &mut Scores) {
         let k = eligible.len();
         let metrics = self.spec.metrics();
         scores.predicted.resize_with(metrics.len(), Vec::new);
@@ -307,12 +325,12 @@ impl Snapshot {
         scores.score_deviation.clear();
         scores.score_deviation.resize(k, 0.0);
         for (m, metric) in metrics.iter().enumerate() {
-            let x = &encoded[self.views.of_metric[m]];
+            let layout = self.views.of_metric[m];
             let (predicted, deviation) = (&mut scores.predicted[m], &mut scores.deviation[m]);
             predicted.clear();
             deviation.clear();
             for (i, &action) in eligible.iter().enumerate() {
-                let (mean, sd) = self.estimate(m, metric, action, x);
+                let (mean, sd) = self.estimate(m, metric, action, encoded.of(layout, i));
                 predicted.push(mean);
                 deviation.push(sd);
                 scores.score[i] += metric.weight * mean;
@@ -411,15 +429,16 @@ impl Snapshot {
     }
 
     /// The covariance of the eligible actions' scores, `[k, k]`, under shared parameters.
-    fn covariance(&self, eligible: &[u16], encoded: &[Encoded]) -> Vec<f64> {
+    fn covariance(&self, eligible: &[u16], encoded: &Inputs) -> Vec<f64> {
         let k = eligible.len();
         let mut covariance = vec![0.0; k * k];
         let mut row = Vec::new();
         for (m, metric) in self.spec.metrics().iter().enumerate().filter(|(_, m)| m.explore) {
             let Estimates::Joint(p) = &self.metrics[m].estimates else { continue };
             let width = metric.weight * self.spec.policy().alpha * range(metric);
-            let x = &encoded[self.views.of_metric[m]];
-            let phi: Vec<Encoded> = eligible.iter().map(|&a| self.joint(x, m, a)).collect();
+            let layout = self.views.of_metric[m];
+            let of = |(i, &a): (usize, &u16)| self.joint(encoded.of(layout, i), m, a);
+            let phi: Vec<Encoded> = eligible.iter().enumerate().map(of).collect();
             for i in 0..k {
                 p.times(&phi[i], &mut row);
                 for j in 0..=i {
@@ -441,7 +460,7 @@ impl Snapshot {
     }
 }
 
-/// φ(x, a): the context's slots, then an intercept an action (shared) or a copy of the context's slots an
+/// φ(x, a): the slots of the context and of the action's own features, then an intercept an action (shared) or a copy of the context's slots an
 /// action (hybrid; Li et al. 2010, section 3.2, with the context itself as the shared features).
 #[must_use]
 pub fn joint(parameters: Parameters, slots: usize, x: &Encoded, action: u16) -> Encoded {

@@ -1,13 +1,13 @@
 //! `POST /v1/models/{model}/decide`: from a request's bytes to a recorded decision.
 
-use std::{borrow::Cow, cell::RefCell, sync::Arc, time::Instant};
+use std::{cell::RefCell, sync::Arc, time::Instant};
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response};
 use pawl_domain::{
-    DecisionId, Event, ModelName, Position,
+    CheckedSpec, DecisionId, Event, ModelName, Position,
     event::{self, Decided},
     spec::Kind,
     suggest,
@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    actions,
     app::App,
     append::append,
     auth::Caller,
@@ -41,10 +42,10 @@ pub struct DecideRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Object)]
     pub context: &'a RawValue,
-    /// Only these actions, by name.
+    /// Only these actions: names, or names with features of their own, `{"name": …, "features": {…}}`.
     #[serde(default, borrow)]
-    #[schema(value_type = Option<Vec<String>>)]
-    pub actions: Option<Vec<Cow<'a, str>>>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub actions: Option<Vec<&'a RawValue>>,
     /// Whom the decision is about.
     #[serde(default)]
     pub targeting_key: Option<String>,
@@ -178,14 +179,14 @@ fn choose(
     caller: event::Caller,
 ) -> ApiResult<Decided> {
     let spec = &snapshot.spec;
-    let context = Context::read(spec, body.context.get())
-        .map_err(|e| ApiError::new(Code::InvalidContext, e.to_string()))?;
-    let (missing, unknown) = context.gaps();
+    let mut context = read_context(spec, body.context.get())?;
+    let listed = body.actions.as_deref();
+    let wanted = listed.map(|list| actions::read(spec, list, &mut context)).transpose()?;
+    let (missing, unknown) = context.gaps(spec);
     if missing + unknown > 0 {
         app.metrics().missing.inc_by(missing as u64);
         app.metrics().unknown.inc_by(unknown as u64);
     }
-    let wanted = body.actions.as_ref().map(|names| wanted(spec, names)).transpose()?;
     let nonce = nonce()?;
     let request = Request { context: &context, actions: wanted.as_deref(), seed: nonce };
     let choice = WORK.with_borrow_mut(|work| snapshot.decide(&request, work));
@@ -196,22 +197,10 @@ fn choose(
     Ok(snapshot.record(&context, choice, made))
 }
 
-fn wanted(spec: &pawl_domain::CheckedSpec, names: &[Cow<'_, str>]) -> ApiResult<Vec<u16>> {
-    let find = |name: &Cow<'_, str>| match spec.action(name) {
-        Some(i) => Ok(i as u16),
-        None => {
-            let known = spec.actions().iter().map(|a| a.name.as_str());
-            let hint = suggest::nearest(name, known).map_or_else(
-                || "see the model's `actions`".to_owned(),
-                |n| format!("did you mean `{n}`?"),
-            );
-            Err(ApiError::field(
-                "actions",
-                format!("`{name}` is not an action of `{}`; {hint}", spec.name()),
-            ))
-        }
-    };
-    names.iter().map(find).collect()
+/// Reads a context.
+pub(crate) fn read_context<'a>(spec: &CheckedSpec, text: &'a str) -> ApiResult<Context<'a>> {
+    let invalid = |e| ApiError::new(Code::InvalidContext, format!("`context` {e}"));
+    Context::read(spec, text).map_err(invalid)
 }
 
 /// 64 random bits of the operating system, drawn in blocks.
@@ -233,7 +222,7 @@ pub(crate) fn nonce() -> ApiResult<u64> {
 
 /// The reply for a decision.
 fn reply(
-    spec: &pawl_domain::CheckedSpec,
+    spec: &CheckedSpec,
     decided: &Decided,
     id: Option<DecisionId>,
     outcome: &str,

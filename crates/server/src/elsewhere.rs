@@ -10,16 +10,17 @@ use pawl_domain::{
     Event, Position, Probability,
     event::{self, Decided, Outcome},
 };
-use pawl_model::{Snapshot, context::Context};
+use pawl_model::Snapshot;
 use pawl_store::registry::Scope;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
+    actions,
     app::App,
     append::append,
     auth::Caller,
-    decide::{check_id, find_kind, flat, nonce, parse, utf8},
+    decide::{check_id, find_kind, flat, nonce, parse, read_context, utf8},
     error::{ApiError, ApiResult, Code},
     feedback::{check_metrics, time},
     http::{json, read_body},
@@ -33,10 +34,10 @@ pub struct Reported<'a> {
     #[serde(borrow)]
     #[schema(value_type = Object)]
     pub context: &'a RawValue,
-    /// What could be chosen; by default every action.
+    /// What could be chosen: names, or names with features of their own; by default every action.
     #[serde(default, borrow)]
-    #[schema(value_type = Option<Vec<String>>)]
-    pub actions: Option<Vec<Cow<'a, str>>>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub actions: Option<Vec<&'a RawValue>>,
     /// What was chosen.
     #[serde(borrow)]
     #[schema(value_type = String)]
@@ -84,19 +85,12 @@ fn check(app: &App, snapshot: &Snapshot, caller: &Caller, text: &str) -> ApiResu
     check_id("targeting_key", body.targeting_key.as_deref())?;
     check_id("session_id", body.session_id.as_deref())?;
     let spec = &snapshot.spec;
-    let context = Context::read(spec, body.context.get())
-        .map_err(|e| ApiError::new(Code::InvalidContext, e.to_string()))?;
-    let index = |field: &str, name: &str| match spec.action(name) {
-        Some(i) => Ok(i as u16),
-        None => {
-            Err(ApiError::field(field, format!("`{name}` is not an action of `{}`", spec.name())))
-        }
-    };
+    let mut context = read_context(spec, body.context.get())?;
     let eligible: Vec<u16> = match &body.actions {
         None => (0..spec.actions().len() as u16).collect(),
-        Some(names) => names.iter().map(|n| index("actions", n)).collect::<ApiResult<_>>()?,
+        Some(listed) => actions::read(spec, listed, &mut context)?,
     };
-    let action = index("action", &body.action)?;
+    let action = actions::index(spec, "action", &body.action)?;
     let Some(chosen) = eligible.iter().position(|a| *a == action) else {
         return Err(ApiError::field("action", format!("`{}` is not among `actions`", body.action)));
     };

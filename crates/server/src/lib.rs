@@ -1,5 +1,6 @@
 //! The server: HTTP, keys, limits, and the loop that joins log, fold and registry.
 
+mod actions;
 mod app;
 mod append;
 mod auth;

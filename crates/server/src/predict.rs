@@ -13,11 +13,7 @@ use pawl_domain::{
     spec::Kind,
 };
 use pawl_engine::request_key;
-use pawl_model::{
-    Snapshot,
-    context::{Context, stored_features},
-    snapshot::Workspace,
-};
+use pawl_model::{Snapshot, context::stored_features, snapshot::Workspace};
 use pawl_store::registry::Scope;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -27,7 +23,7 @@ use crate::{
     append::append,
     auth::Caller,
     config::Durability,
-    decide::{Reserved, check_id, find_kind, flat, nonce, parse, utf8},
+    decide::{Reserved, check_id, find_kind, flat, nonce, parse, read_context, utf8},
     error::{ApiError, ApiResult, Code},
     feedback::{check_lag, check_number, time},
     http::{json as reply, read_body},
@@ -231,9 +227,8 @@ fn predicted(
     request_id: Option<&String>,
 ) -> ApiResult<Decided> {
     let spec = &snapshot.spec;
-    let context = Context::read(spec, text)
-        .map_err(|e| ApiError::new(Code::InvalidContext, e.to_string()))?;
-    let (missing, unknown) = context.gaps();
+    let context = read_context(spec, text)?;
+    let (missing, unknown) = context.gaps(spec);
     if missing + unknown > 0 {
         app.metrics().missing.inc_by(missing as u64);
         app.metrics().unknown.inc_by(unknown as u64);
@@ -385,8 +380,7 @@ fn row(snapshot: &Snapshot, text: &str, rows: &mut Rows) -> ApiResult<()> {
         return Err(ApiError::field("weight", message));
     }
     let spec = &snapshot.spec;
-    let context = Context::read(spec, body.context.get())
-        .map_err(|e| ApiError::new(Code::InvalidContext, e.to_string()))?;
+    let context = read_context(spec, body.context.get())?;
     let at_ms = time("at", body.at)?;
     let head = Head { label: given.as_label(), weight, at_ms, id: body.id.as_deref() };
     let values: Vec<_> = context.stored(spec).collect();

@@ -13,7 +13,7 @@ use super::{
     ModelSpec, Parameters, Prior, SCHEMA, feature,
 };
 use crate::suggest::nearest;
-use features::{check_crosses, check_features, check_terms};
+use features::{check_action_features, check_crosses, check_features, check_terms};
 use label::{check_label, label_metric};
 use learner::{check_dimensions, check_explored, check_learner};
 
@@ -148,7 +148,8 @@ fn check_actions(spec: &ModelSpec, features: &[Feature], c: &mut Checker) -> Vec
                 }
             }
         }
-        actions.push(Action { name, payload: action.payload, max });
+        let features = check_action_features(&name, action.features, features, c);
+        actions.push(Action { name, payload: action.payload, max, features });
     }
     actions
 }

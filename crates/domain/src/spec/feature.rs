@@ -62,6 +62,23 @@ pub enum LogMode {
     Drop,
 }
 
+/// Whose a feature is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureOf {
+    /// A field of the context: the same for every action.
+    #[default]
+    Context,
+    /// A property of each action, given by the request or by the spec.
+    Action,
+}
+
+impl FeatureOf {
+    const fn is_context(&self) -> bool {
+        matches!(self, Self::Context)
+    }
+}
+
 /// A feature as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,6 +86,9 @@ pub struct FeatureSpec {
     /// What the field holds.
     #[serde(rename = "type")]
     pub kind: FeatureType,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "FeatureOf::is_context")]
+    pub of: FeatureOf,
     /// Number: its scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<Scale>,

@@ -84,7 +84,7 @@ impl<'a> Feed<'a> {
                     self.context.values[i] = fitted(&self.spec.features()[i], value);
                 }
             }
-            x.fill(self.spec, self.layout, &self.context);
+            x.fill(self.spec, self.layout, &self.context, 0);
         }
         self.row += 1;
         self.left -= 1;

@@ -43,8 +43,8 @@ impl Bandit {
 
     pub fn learn(&mut self, context: &str, action: u16, metric: &str, value: f64) {
         let metric = self.spec.metric(metric).unwrap();
-        let read = Context::read(&self.spec, context).unwrap();
-        let x = Encoded::new(&self.spec, self.views.layout(metric), &read);
+        let read = Context::read_logged(&self.spec, context).unwrap();
+        let x = Encoded::new(&self.spec, self.views.layout(metric), &read, action);
         let example = Example { metric, action, value, clock: 0, at_ms: 0, weight: 1.0 };
         self.learner.learn(&self.spec, &self.views, &example, &x, 0).unwrap();
     }

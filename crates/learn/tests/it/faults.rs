@@ -55,7 +55,7 @@ impl Run {
     }
 
     fn learn(&mut self, x: [f64; FEATURES], y: f64) {
-        let encoded = Encoded::new(&self.spec, self.views.layout(0), &Self::context(x));
+        let encoded = Encoded::new(&self.spec, self.views.layout(0), &Self::context(x), 0);
         let example = Example { value: y, weight: 1.0, ..Example::default() };
         self.learner.learn(&self.spec, &self.views, &example, &encoded, 0).unwrap();
         if self.learner.batch_full(self.spec.policy()) {

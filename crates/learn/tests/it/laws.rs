@@ -160,13 +160,13 @@ proptest! {
         let object: Map<String, Value> = fields.into_iter().map(|(i, v)| (NAMES[i].to_owned(), v)).collect();
         let text = Value::Object(object).to_string();
         let context = Context::read(&spec, &text).unwrap();
-        let encoded = Encoded::new(&spec, views.layout(0), &context);
+        let encoded = Encoded::new(&spec, views.layout(0), &context, 0);
         prop_assert!(encoded.iter().all(|(slot, v)| slot < views.layout(0).slots && v.is_finite()));
         let logged = context.logged(&spec).into_owned();
         let kept: Map<String, Value> = serde_json::from_str(&logged).unwrap();
         prop_assert!(!kept.contains_key("never") && !kept.contains_key("undeclared"));
         let again = Context::read_logged(&spec, &logged).unwrap();
-        prop_assert_eq!(encoded, Encoded::new(&spec, views.layout(0), &again));
+        prop_assert_eq!(encoded, Encoded::new(&spec, views.layout(0), &again, 0));
     }
 }
 
@@ -203,7 +203,7 @@ fn encodings_are_the_documented_ones() {
     let norm: f64 = words.iter().map(|(_, v)| v * v).sum();
     assert!((norm - 1.0).abs() < 1e-12 && words == read(r#"{"text": "red fox RED fox"}"#, "text"));
     assert_eq!(
-        Context::read(&spec, r#"{"raw": "x", "vec": [1, 2], "flag": null}"#).unwrap().gaps(),
+        Context::read(&spec, r#"{"raw": "x", "vec": [1, 2], "flag": null}"#).unwrap().gaps(&spec),
         (10, 2)
     );
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
 
+mod actions;
 mod environment;
 mod faults;
 mod gradient;
 mod laws;
 mod reference;
+mod text;

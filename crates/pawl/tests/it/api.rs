@@ -264,3 +264,53 @@ fn health_metrics_and_the_description_are_real() {
     let log = server.json("/v1/log?state");
     assert_eq!(log["state"]["sha256"].as_str().unwrap().len(), 64);
 }
+
+#[test]
+fn actions_bring_features_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let spec = json!({
+        "schema": 1, "name": "market", "kind": "policy",
+        "actions": {"near": {"features": {"price": 3}}, "far": {}},
+        "features": {"hour": {"type": "number"}, "price": {"type": "number", "of": "action"}},
+        "metrics": {"reward": {"bounds": [0, 1]}},
+        "learner": {"algorithm": "linear_thompson", "parameters": "shared"},
+    });
+    server.ok("/v1/models", &spec.to_string());
+    let path = "/v1/models/market/decide";
+    let body = json!({
+        "context": {"hour": 7},
+        "actions": ["near", {"name": "far", "features": {"price": 2, "other": true}}],
+    });
+    let mut last = String::new();
+    for _ in 0..50 {
+        let decision = server.ok(path, &body.to_string());
+        last = decision["decision_id"].as_str().unwrap().to_owned();
+        let reward = if decision["action"] == "far" { 1 } else { 0 };
+        let feedback = json!({"decision_id": last, "metrics": {"reward": reward}});
+        server.ok("/v1/feedback", &feedback.to_string());
+    }
+    let explained = server.json(&format!("/v1/decisions/{last}/explain"));
+    assert_eq!(explained["explanation"]["recomputed_equal"], true, "{explained}");
+    let context = json!({"hour": 7, "pawl:actions": {"far": {"price": 2}}});
+    assert_eq!(explained["context"], context);
+    let reported = json!({"decisions": [{
+        "context": {}, "action": "far", "at": 1, "metrics": {"reward": 1},
+        "actions": ["near", {"name": "far", "features": {"price": 2}}],
+    }]});
+    let reply = server.ok("/v1/models/market/decisions", &reported.to_string());
+    assert_eq!(reply["accepted"], 1, "{reply}");
+    for (actions, code, detail) in [
+        (json!([{"name": "farr", "features": {}}]), "invalid_request", "did you mean `far`?"),
+        (json!([{"name": "far", "features": 3}]), "invalid_context", "`actions[0].features`"),
+        (json!([{"name": "far", "featurs": {}}]), "invalid_request", "did you mean `features`?"),
+        (json!(["far", {"name": "far", "features": {}}]), "invalid_request", "listed twice"),
+        (json!([7]), "invalid_request", "`actions[0]`: must be a name"),
+    ] {
+        let body = json!({"context": {}, "actions": actions}).to_string();
+        check_refused(&server, (path, &body, 422, code, detail));
+    }
+    server.create_router();
+    let body = r#"{"context": {}, "actions": [{"name": "big", "features": {}}]}"#;
+    check_refused(&server, (DECIDE, body, 422, "invalid_request", "declares no feature"));
+}

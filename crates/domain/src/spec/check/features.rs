@@ -1,11 +1,12 @@
 //! Features, their encodings, crosses, and the terms of a metric.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    super::{Encoding, Feature, LogMode, MetricSpec, ModelSpec, Term, feature},
-    Checker,
+    super::{Encoding, Feature, FeatureOf, LogMode, MetricSpec, ModelSpec, Term, feature},
+    Checker, NUMBER_MAX,
 };
+use crate::{id::ActionName, value::Value};
 
 pub(super) fn check_features(spec: &ModelSpec, c: &mut Checker) -> Vec<Feature> {
     let mut features = Vec::new();
@@ -46,7 +47,8 @@ pub(super) fn check_features(spec: &ModelSpec, c: &mut Checker) -> Vec<Feature> 
         }
         match encoding(feature) {
             Ok(encoding) => {
-                features.push(Feature { name: name.clone(), encoding, log: feature.log });
+                let (name, of, log) = (name.clone(), feature.of, feature.log);
+                features.push(Feature { name, of, encoding, log });
             }
             Err((key, message)) => c.fail(format!("{field}.{key}"), message),
         }
@@ -131,6 +133,58 @@ fn number_encoding(f: &feature::FeatureSpec) -> Result<Encoding, Violation> {
             Some(p) if p.is_finite() && p > 0.0 => Ok(Encoding::Cyclic(p)),
             _ => Err(("period", "give the period, a positive number".to_owned())),
         },
+    }
+}
+
+/// The values that an action has of its own.
+pub(super) fn check_action_features(
+    action: &ActionName,
+    given: BTreeMap<String, serde_json::Value>,
+    features: &[Feature],
+    c: &mut Checker,
+) -> Vec<(usize, Value<'static>)> {
+    let of_actions = || features.iter().filter(|f| f.of == FeatureOf::Action);
+    let mut values = Vec::new();
+    for (name, value) in given {
+        let field = format!("actions.{action}.features.{name}");
+        let found = features.iter().position(|f| f.name == name);
+        match found.filter(|i| features[*i].of == FeatureOf::Action) {
+            Some(i) => match action_value(&features[i].encoding, &value) {
+                Some(value) => values.push((i, value)),
+                None => {
+                    let kind = features[i].encoding.kind().as_str();
+                    c.fail(field, format!("`{value}` is not a {kind}, as `{name}` is declared"));
+                }
+            },
+            None if found.is_some() => c.fail(
+                field,
+                format!("`{name}` is of the context; declare it with `of = \"action\"`"),
+            ),
+            None => c.unknown(
+                &field,
+                &name,
+                "feature with `of = \"action\"`",
+                of_actions().map(|f| f.name.as_str()),
+            ),
+        }
+    }
+    values
+}
+
+fn action_value(encoding: &Encoding, value: &serde_json::Value) -> Option<Value<'static>> {
+    use feature::FeatureType as T;
+    use serde_json::Value as Json;
+    let finite = |n: &serde_json::Number| n.as_f64().filter(|v| v.abs() <= NUMBER_MAX);
+    match (encoding.kind(), value) {
+        (T::Number, Json::Number(n)) => finite(n).map(Value::Number),
+        (T::Boolean, Json::Bool(b)) => Some(Value::Boolean(*b)),
+        (T::Category | T::Text, Json::String(text)) => Some(Value::Text(text.clone().into())),
+        (T::Vector, Json::Array(all)) => {
+            let numbers = all.iter().map(|v| v.as_number().and_then(finite));
+            let numbers: Option<Vec<f64>> = numbers.collect();
+            numbers.filter(|n| n.len() == encoding.slots()).map(Value::Vector)
+        }
+        _ => None,
     }
 }
 

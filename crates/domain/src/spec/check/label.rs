@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{Action, Feature, Goal, Kind, LABEL, Metric, MetricSpec, ModelSpec, PREDICT, Prior},
+    super::{
+        Action, Feature, FeatureOf, Goal, Kind, LABEL, Metric, MetricSpec, ModelSpec, PREDICT,
+        Prior,
+    },
     Checker, NUMBER_MAX,
     features::check_terms,
 };
@@ -27,6 +30,9 @@ pub(super) fn check_label(spec: &ModelSpec, c: &mut Checker) {
         c.require(!set, field, format!("only a policy has `{field}`; remove it"));
     }
     c.require(!spec.features.is_empty(), "features", "declare at least one feature");
+    for (name, _) in spec.features.iter().filter(|(_, f)| f.of == FeatureOf::Action) {
+        c.fail(format!("features.{name}.of"), "only a policy has actions; remove it");
+    }
     let label = spec.label.clone().unwrap_or_default();
     if spec.kind == Kind::Classifier {
         let distinct: BTreeSet<_> = label.classes.iter().collect();
@@ -59,7 +65,9 @@ pub(super) fn check_label(spec: &ModelSpec, c: &mut Checker) {
 pub(super) fn actions() -> Vec<Action> {
     // A constant name is valid: if it were not, the model would have no action and no test would pass.
     let name = ActionName::try_from(PREDICT.to_owned()).ok();
-    name.into_iter().map(|name| Action { name, payload: None, max: Vec::new() }).collect()
+    name.into_iter()
+        .map(|name| Action { name, payload: None, max: Vec::new(), features: Vec::new() })
+        .collect()
 }
 
 /// The metric under which the label is learned: from every feature and cross.
