@@ -9,6 +9,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    alert::Alert,
     examples::Examples,
     id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256},
     rewind::Conditions,
@@ -65,6 +66,8 @@ pub enum Event {
         /// Where the change stands that asked for it.
         asked: u64,
     },
+    /// The fold raised an alert, and it was told.
+    Alerted(Alert),
 }
 
 impl Event {

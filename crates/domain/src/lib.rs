@@ -2,6 +2,7 @@
 //!
 //! Plain data and its rules. Nothing here computes, stores or serves.
 
+pub mod alert;
 pub mod bump;
 pub mod duration;
 pub mod event;
@@ -13,6 +14,7 @@ pub mod spec;
 pub mod suggest;
 pub mod value;
 
+pub use alert::{Alert, Happening};
 pub use event::Event;
 pub use examples::{Examples, Label};
 pub use id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256};

@@ -1,10 +1,10 @@
 //! A log and the engine that follows it.
 
 use core::fmt;
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use pawl_domain::{
-    Event, ModelName, Sha256,
+    Alert, Event, ModelName, Sha256,
     event::{Change, ChangeKind, JoinLimits, LearnerChange, Target},
     rewind::Conditions,
 };
@@ -28,6 +28,8 @@ pub struct Fold {
     done: Vec<u64>,
     /// A fold that does what the change at an offset asked, ready or nearly.
     prepared: Option<(u64, Box<Fold>)>,
+    /// Alerts that were written and not folded yet.
+    telling: BTreeSet<(u64, u32)>,
 }
 
 impl fmt::Debug for Fold {
@@ -126,6 +128,7 @@ impl Fold {
             excluded: Vec::new(),
             done: Vec::new(),
             prepared: None,
+            telling: BTreeSet::new(),
         }
     }
 
@@ -377,6 +380,25 @@ impl Fold {
             n += 1;
         }
         Ok(n)
+    }
+
+    /// Writes the alerts that the fold has raised. Returns them, each once.
+    ///
+    /// # Errors
+    /// If the log refuses.
+    pub fn tell(&mut self) -> Result<Vec<Alert>, LogError> {
+        let raised = &self.engine.state().alerts;
+        if raised.is_empty() && self.telling.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.telling.retain(|id| raised.iter().any(|a| a.raised == *id));
+        let news: Vec<Alert> =
+            raised.iter().filter(|a| !self.telling.contains(&a.raised)).cloned().collect();
+        for alert in &news {
+            self.log.append_event(&Event::Alerted(alert.clone()))?;
+            self.telling.insert(alert.raised);
+        }
+        Ok(news)
     }
 
     /// Appends a tick if something is due at `now_ms`. True if it did.

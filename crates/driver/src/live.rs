@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pawl_domain::{ModelName, Sha256};
-use pawl_engine::{Enrolled, Model, State};
+use pawl_domain::{Alert, ModelName, Sha256};
+use pawl_engine::{Model, State};
 use pawl_store::{Disk, Log};
 
 use crate::{
@@ -111,8 +111,6 @@ struct Worker {
     rewind_failed: Arc<Mutex<Option<String>>>,
     /// The last rewind that was begun: each is tried once.
     begun: Option<u64>,
-    /// How often each learner had gone back, as far as it was said.
-    went_back: BTreeMap<ModelName, u64>,
     /// A checkpoint spares the next start a rewind.
     checkpoint_now: bool,
 }
@@ -155,7 +153,6 @@ impl Live {
             rewinding: None,
             rewind_failed: rewind_failed.clone(),
             begun: None,
-            went_back: BTreeMap::new(),
             checkpoint_now: false,
         };
         worker.publish();
@@ -282,16 +279,10 @@ impl Drop for Live {
     }
 }
 
-/// Says in the log of the process that a monitor undid a batch.
-fn say_went_back(name: &ModelName, enrolled: &Enrolled, said: &mut BTreeMap<ModelName, u64>) {
-    let Some(monitor) = enrolled.monitor() else { return };
-    let known = said.entry(name.clone()).or_insert(monitor.went_back);
-    let more = monitor.went_back > *known;
-    *known = monitor.went_back; // a rewind takes some back
-    if more {
-        let (why, at) = monitor.last.map_or(("", 0), |(why, at)| (why.as_str(), at));
-        tracing::warn!(model = %name, why, at_example = at, rate = monitor.rate(), "a learner went back");
-    }
+/// Says in the log of the process what happened.
+fn say(alert: &Alert) {
+    let (model, what) = (&alert.model, alert.what.as_str());
+    tracing::warn!(%model, what, position = alert.raised.0, "{}", alert.what);
 }
 
 impl Worker {
@@ -337,6 +328,10 @@ impl Worker {
             self.fold.step()?;
             applied += 1;
         }
+        for alert in self.fold.tell()? {
+            say(&alert);
+            applied += 1;
+        }
         if applied > 0 {
             let bytes = (self.fold.position() - from).max(1) as f64;
             self.pace += 0.05 * (begun.elapsed().as_secs_f64() / bytes - self.pace);
@@ -362,7 +357,6 @@ impl Worker {
             let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
             let gathers = enrolled.batch_due_ms().is_some();
             if enrolled.spec().policy().online.is_some() {
-                say_went_back(name, enrolled, &mut self.went_back);
                 // Batches are the unit of publication, and what waits in one is not in the position yet.
                 let learned_to = enrolled.learned_to(engine.state().position);
                 if before.is_none_or(|b| b.position != learned_to)

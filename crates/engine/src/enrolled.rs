@@ -8,7 +8,7 @@ use std::{
 };
 
 use pawl_domain::{
-    CheckedSpec, Examples, LearnerId, Sha256,
+    CheckedSpec, Examples, Happening, LearnerId, Sha256,
     event::{Decided, LearnerChange},
     spec::{Gradient, Policy},
 };
@@ -54,7 +54,16 @@ pub struct Enrolled {
     status: Status,
     /// Where the record stands whose examples wait for their batch, the first of them.
     pending_from: Option<u64>,
+    said: Said,
     work: Work,
+}
+
+/// What alerts were raised of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Said {
+    /// By metric: how often it had gone back, accepted, drifted.
+    monitors: Vec<[u64; 3]>,
+    quarantined: bool,
 }
 
 /// Memory that batches of examples use again.
@@ -74,6 +83,7 @@ struct Stored {
     learner: Learner,
     status: Status,
     pending_from: Option<u64>,
+    said: Said,
 }
 
 impl From<Enrolled> for Stored {
@@ -86,6 +96,7 @@ impl From<Enrolled> for Stored {
             learner: e.learner,
             status: e.status,
             pending_from: e.pending_from,
+            said: e.said,
         }
     }
 }
@@ -102,6 +113,7 @@ impl From<Stored> for Enrolled {
             learner: s.learner,
             status: s.status,
             pending_from: s.pending_from,
+            said: s.said,
             work: Work::default(),
         }
     }
@@ -142,8 +154,8 @@ impl Enrolled {
         });
         learner.mark_good();
         let status = if frozen { Status::Frozen } else { Status::Learning };
-        let work = Work::default();
-        Self { version, id, spec, views, learner, status, pending_from: None, work }
+        let (said, work) = (Said::default(), Work::default());
+        Self { version, id, spec, views, learner, status, pending_from: None, said, work }
     }
 
     /// The version it is enrolled on.
@@ -188,10 +200,45 @@ impl Enrolled {
         self.learner.progress()
     }
 
-    /// What watches it: of gradient learners.
-    #[must_use]
-    pub const fn monitor(&self) -> Option<&Monitor> {
-        self.learner.monitor()
+    /// What watches each metric of a gradient learner, with its name.
+    pub fn monitors(&self) -> impl Iterator<Item = (&str, &Monitor)> {
+        let names = self.spec.metrics().iter().map(|m| m.name.as_str());
+        names.zip(self.learner.monitors())
+    }
+
+    /// What has happened since the last call.
+    pub(crate) fn news(&mut self) -> Vec<Happening> {
+        let mut news = Vec::new();
+        let at_example = self.learner.examples();
+        self.said.monitors.resize(self.learner.monitors().len(), [0; 3]);
+        let watched = self.spec.metrics().iter().zip(self.learner.monitors());
+        for ((metric, monitor), said) in watched.zip(&mut self.said.monitors) {
+            let counts = [monitor.went_back, monitor.accepted, monitor.drifts];
+            // A learner that began anew counts from 0 again.
+            let [went_back, accepted, drifted] = [0, 1, 2].map(|i| counts[i] > said[i]);
+            *said = counts;
+            let metric = || metric.name.clone();
+            if went_back {
+                let (why, at_example) = monitor.last.map_or(("", 0), |(w, at)| (w.as_str(), at));
+                let (why, rate) = (why.to_owned(), monitor.rate());
+                news.push(Happening::WentBack { metric: metric(), why, at_example, rate });
+            }
+            if accepted {
+                news.push(Happening::Accepted { metric: metric(), at_example });
+            }
+            if drifted {
+                news.push(Happening::Drifted { metric: metric(), at_example });
+            }
+        }
+        let failed = match &self.status {
+            Status::Quarantined { at_example, why } => Some((*at_example, why)),
+            _ => None,
+        };
+        if let (Some((at_example, why)), false) = (failed, self.said.quarantined) {
+            news.push(Happening::Quarantined { at_example, why: why.clone() });
+        }
+        self.said.quarantined = failed.is_some();
+        news
     }
 
     /// Digest of what it has learned.
@@ -271,7 +318,7 @@ impl Enrolled {
 
     /// Renews the good state now and then.
     fn mark_good(&mut self) {
-        let holds = self.learner.monitor().is_some_and(Monitor::is_holding);
+        let holds = self.learner.monitors().iter().any(Monitor::is_holding);
         if self.status == Status::Learning
             && !holds
             && self.learner.examples() / GOOD_EVERY != self.learner.good_examples() / GOOD_EVERY

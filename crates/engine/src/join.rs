@@ -5,12 +5,13 @@
 //! feedback by the caller's own ids needs a memory of them, which is bounded.
 
 mod bits;
+mod closing;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bits::{Bits, CLOSED};
 use pawl_domain::{
-    ActionName, DecisionId, Examples, ModelName, Position, Value,
+    ActionName, DecisionId, Examples, Happening, ModelName, Position, Value,
     event::{Decided, Feedback, JoinLimits, Target},
     spec::Kind,
 };
@@ -18,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     At, Engine, Halt, History, Recorded,
-    enrolled::{Enrolled, Lesson, Now},
+    enrolled::{Enrolled, Lesson},
     state::Model,
+    supply::Held,
 };
 
 /// Reads on in the log at the distance of one deadline.
@@ -33,12 +35,15 @@ struct Cursor {
     due_ms: Option<u64>,
 }
 
+/// A deadline, and the model whose own cursor it is: one whose deadlines wait.
+type Lane = (u64, Option<ModelName>);
+
 /// What waits for feedback.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Join {
     pub(crate) limits: JoinLimits,
     bits: Bits,
-    cursors: BTreeMap<u64, Cursor>,
+    cursors: BTreeMap<Lane, Cursor>,
     /// Decisions by [`request_key`].
     requests: BTreeMap<u64, DecisionId>,
     request_order: VecDeque<u64>,
@@ -84,24 +89,59 @@ impl Join {
         self.cursors.values().filter_map(|c| c.due_ms)
     }
 
-    /// One cursor a distinct deadline; a new one starts where the slowest stands.
-    pub(crate) fn set_deadlines(&mut self, deadlines: &[u64], head: u64) {
+    /// One cursor a distinct deadline, and one a model whose deadlines wait; a new one starts where the slowest stands.
+    pub(crate) fn set_deadlines(&mut self, deadlines: &[(&ModelName, u64)], head: u64) {
+        let waits = |name: &ModelName| self.cursors.keys().any(|(_, m)| m.as_ref() == Some(name));
+        let own = deadlines.iter().filter(|(name, _)| waits(name));
+        let own = own.map(|(name, d)| (*d, Some((*name).clone())));
+        let lanes: Vec<Lane> = deadlines.iter().map(|(_, d)| (*d, None)).chain(own).collect();
         let slowest = self.cursors.values().min_by_key(|c| c.ordinal).cloned();
         let start =
             slowest.unwrap_or(Cursor { offset: head, ordinal: self.bits.end(), due_ms: None });
         let before = self.cursors.len();
-        self.cursors.retain(|d, _| deadlines.contains(d));
+        self.cursors.retain(|lane, _| lanes.contains(lane));
         if self.cursors.len() < before {
             // Decisions that the removed one had still to close are met again by the others: what is closed stays so.
             self.cursors.clear();
         }
-        for &deadline in deadlines {
+        for lane in lanes {
             let mut cursor = start.clone();
             // Due at once if anything stands there: it then reads what really is due.
             cursor.due_ms = (cursor.ordinal < self.bits.end()).then_some(0);
-            self.cursors.entry(deadline).or_insert(cursor);
+            self.cursors.entry(lane).or_insert(cursor);
         }
         self.release();
+    }
+
+    /// The deadlines of a model wait: it has a cursor of its own from here on.
+    fn wait(&mut self, deadline: u64, model: &ModelName) {
+        if let Some(cursor) = self.cursors.get(&(deadline, None)) {
+            let cursor = Cursor { due_ms: Some(0), ..cursor.clone() };
+            self.cursors.insert((deadline, Some(model.clone())), cursor);
+        }
+    }
+
+    /// The cursor of a model looks again when its next decision is due.
+    fn wait_no_longer(&mut self, model: &ModelName) {
+        for ((_, own), cursor) in &mut self.cursors {
+            if own.as_ref() == Some(model) {
+                cursor.due_ms = Some(0);
+            }
+        }
+    }
+
+    /// Whether a model has a cursor of its own.
+    fn waits(&self, deadline: u64, model: &ModelName) -> bool {
+        // Hardly ever any model does.
+        self.cursors.keys().any(|(d, m)| *d == deadline && m.as_ref() == Some(model))
+    }
+
+    /// Removes a cursor that has caught up with the one of all models.
+    fn merge(&mut self, lane: &Lane) {
+        let all = self.cursors.get(&(lane.0, None)).map(|c| c.ordinal);
+        if self.cursors.get(lane).map(|c| c.ordinal) >= all {
+            self.cursors.remove(lane);
+        }
     }
 
     /// The callers' ids that are remembered: [`request_key`] and decision.
@@ -199,13 +239,14 @@ impl Engine {
         if join.cursors.is_empty() {
             join.release();
         }
-        for (deadline, cursor) in &mut join.cursors {
+        for ((deadline, _), cursor) in &mut join.cursors {
             if cursor.due_ms.is_none() {
                 *cursor = Cursor { offset, ordinal, due_ms: Some(decided.at_ms + deadline) };
             }
         }
         if let Some(model) = self.state.models.get_mut(&decided.model) {
             model.tally.decisions += 1;
+            model.supply.decided();
             model.learners_mut().for_each(|e| e.decided(decided.at_ms));
             // Forgetting and ε count decisions: the next ones must see how many there were.
             if model.production().is_some_and(Enrolled::counts_decisions) {
@@ -224,11 +265,12 @@ impl Engine {
         let metrics = if chosen { &decided.metrics[..] } else { &[] };
         if !metrics.is_empty() || !held.is_empty() {
             let recorded = Recorded { at, decided: decided.clone().into() };
-            self.take(&recorded, metrics, None, decided.at_ms);
-            held.iter().for_each(|feedback| self.joined(feedback, &recorded));
+            self.take(&recorded, metrics, None, decided.at_ms, history)?;
+            for feedback in &held {
+                self.joined(feedback, &recorded, history)?;
+            }
         }
         while self.state.join.bits.len() > self.state.join.limits.open_max {
-            self.state.tally.closed_early += 1;
             if !self.close_oldest(next, history)? {
                 break;
             }
@@ -260,7 +302,7 @@ impl Engine {
         let recorded = if known { history.decision(offset)? } else { None };
         match recorded {
             Some(recorded) if recorded.decided.id(id.position) == id => {
-                self.joined(feedback, &recorded)
+                self.joined(feedback, &recorded, history)?;
             }
             _ => self.state.tally.orphan += 1,
         }
@@ -268,23 +310,28 @@ impl Engine {
     }
 
     /// Feedback and its decision are both there.
-    fn joined(&mut self, feedback: &Feedback, recorded: &Recorded) {
+    fn joined(
+        &mut self,
+        feedback: &Feedback,
+        recorded: &Recorded,
+        history: &mut dyn History,
+    ) -> Result<(), Halt> {
         if let Target::Request { model, request_id } = &feedback.target
             && (recorded.decided.model != *model
                 || recorded.decided.caller.request_id.as_ref() != Some(request_id))
         {
             self.state.tally.orphan += 1;
-            return;
+            return Ok(());
         }
         if feedback.not_used {
             if let Some(model) = self.state.models.get_mut(&recorded.decided.model) {
                 model.tally.not_used += 1;
             }
             self.state.join.bits.set(recorded.at.ordinal, CLOSED);
-            return;
+            return Ok(());
         }
         let taken = feedback.action_taken.as_ref();
-        self.take(recorded, &feedback.metrics, taken, feedback.received_ms);
+        self.take(recorded, &feedback.metrics, taken, feedback.received_ms, history)
     }
 
     /// Learns values for a decision: each metric once, and none after the deadline.
@@ -294,24 +341,26 @@ impl Engine {
         metrics: &[(String, f64)],
         taken: Option<&ActionName>,
         at_ms: u64,
-    ) {
+        history: &mut dyn History,
+    ) -> Result<(), Halt> {
         let decided = &recorded.decided;
-        let now = self.now();
+        let now_ms = self.state.now_ms;
         let (bits, models) = (&mut self.state.join.bits, &mut self.state.models);
         let Some(model) = models.get_mut(&decided.model) else {
             self.state.tally.orphan += 1;
-            return;
+            return Ok(());
         };
         let state = bits.get(recorded.at.ordinal);
-        if state.is_none_or(|b| b & CLOSED != 0) || at_ms > decided.at_ms + model.deadline_ms() {
+        let due_ms = model.supply.due_ms(decided.at_ms, model.deadline_ms());
+        if state.is_none_or(|b| b & CLOSED != 0) || at_ms > due_ms {
             model.tally.late += metrics.len() as u64;
-            return;
+            return Ok(());
         }
         let chosen =
             decided.action().and_then(|a| model.actions.get(&decided.version)?.get(usize::from(a)));
         let Some(action) = taken.or(chosen).cloned() else {
             model.tally.undeclared += metrics.len() as u64;
-            return;
+            return Ok(());
         };
         let mut news = Vec::new();
         for (name, value) in metrics {
@@ -329,128 +378,79 @@ impl Engine {
             bits.set(recorded.at.ordinal, bit);
             news.push((name.as_str(), *value));
         }
+        let first = state == Some(0) && !news.is_empty();
+        if first && model.supply.arrived() {
+            let held = model.supply.back(now_ms);
+            let back = Happening::FeedbackBack { held: held.len() as u64 };
+            self.alert(&decided.model, None, back);
+            self.learn_held(&decided.model, held, history)?;
+        } else if model.supply.has_stopped() {
+            let values = news.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+            let oldest = model.supply.hold(Held { offset: recorded.at.offset, action, values });
+            return match oldest {
+                Some(oldest) => self.learn_late(&decided.model, &oldest, history),
+                None => Ok(()),
+            };
+        }
+        self.teach(decided, &action, &news);
+        Ok(())
+    }
+
+    /// Deadlines wait no longer: learns what was held.
+    fn learn_held(
+        &mut self,
+        name: &ModelName,
+        held: VecDeque<Held>,
+        history: &mut dyn History,
+    ) -> Result<(), Halt> {
+        self.state.join.wait_no_longer(name);
+        held.iter().try_for_each(|held| self.learn_late(name, held, history))
+    }
+
+    fn learn_late(
+        &mut self,
+        name: &ModelName,
+        held: &Held,
+        history: &mut dyn History,
+    ) -> Result<(), Halt> {
+        let known = held.offset >= self.state.trimmed;
+        let recorded = if known { history.decision(held.offset)? } else { None };
+        match recorded {
+            Some(recorded) => {
+                let values: Vec<_> = held.values.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+                self.teach(&recorded.decided, &held.action, &values);
+            }
+            None => {
+                if let Some(model) = self.state.models.get_mut(name) {
+                    model.tally.late += held.values.len() as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives values to every learner of the decision's model, each in terms of its own spec.
+    fn teach(&mut self, decided: &Decided, action: &ActionName, values: &[(&str, f64)]) {
+        let now = self.now();
         #[cfg(feature = "failpoints")]
         let fail_at = self.fail_at.as_ref().filter(|(m, _)| *m == decided.model).map(|f| f.1);
         #[cfg(not(feature = "failpoints"))]
         let fail_at = None;
-        teach(model, decided, &action, &news, now, fail_at);
-        self.dirty.insert(decided.model.clone());
-    }
-
-    /// Closes every decision whose deadline has passed.
-    pub(crate) fn close_due(&mut self, head: u64, history: &mut dyn History) -> Result<(), Halt> {
-        let now_ms = self.state.now_ms;
-        let deadlines: Vec<u64> = self.state.join.cursors.keys().copied().collect();
-        for deadline in deadlines {
-            while self
-                .state
-                .join
-                .cursors
-                .get(&deadline)
-                .is_some_and(|c| c.due_ms.is_some_and(|d| d <= now_ms))
-            {
-                self.step(deadline, head, history, |at_ms| at_ms + deadline <= now_ms)?;
-            }
-        }
-        self.state.join.release();
-        Ok(())
-    }
-
-    /// Closes the oldest open decision whatever its deadline. False if there is none.
-    fn close_oldest(&mut self, head: u64, history: &mut dyn History) -> Result<bool, Halt> {
-        let slowest = self.state.join.cursors.iter().min_by_key(|(_, c)| c.ordinal);
-        let Some((&deadline, _)) = slowest else { return Ok(false) };
-        self.step(deadline, head, history, |_| true)?;
-        self.state.join.release();
-        Ok(true)
-    }
-
-    /// Looks at the next decision of one cursor, closes it if `due` says so and it has this deadline, and moves on.
-    fn step(
-        &mut self,
-        deadline: u64,
-        head: u64,
-        history: &mut dyn History,
-        due: impl Fn(u64) -> bool,
-    ) -> Result<(), Halt> {
-        let from = self.state.join.cursors.get(&deadline).map_or(head, |c| c.offset);
-        let found = history.next_decision(from.max(self.state.trimmed), head)?;
-        let end = self.state.join.bits.end();
-        let close = found.as_ref().is_some_and(|r| due(r.decided.at_ms));
-        let Some(cursor) = self.state.join.cursors.get_mut(&deadline) else { return Ok(()) };
-        match &found {
-            None => *cursor = Cursor { offset: head, ordinal: end, due_ms: None },
-            Some(r) if !close => {
-                let due_ms = Some(r.decided.at_ms + deadline);
-                *cursor = Cursor { offset: r.at.offset, ordinal: r.at.ordinal, due_ms };
-            }
-            // Due at once: the next look tells when it really is.
-            Some(r) => {
-                let more = r.at.ordinal + 1 < end;
-                *cursor = Cursor {
-                    offset: r.at.next,
-                    ordinal: r.at.ordinal + 1,
-                    due_ms: more.then_some(0),
-                };
-            }
-        }
-        match found {
-            Some(recorded) if close => self.close(&recorded, deadline),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The deadline of a decision has passed: what never came counts as missing.
-    fn close(&mut self, recorded: &Recorded, deadline: u64) {
-        let decided = &recorded.decided;
-        let now = self.now();
         let Some(model) = self.state.models.get_mut(&decided.model) else { return };
-        let bits = &mut self.state.join.bits;
-        let state = bits.get(recorded.at.ordinal).unwrap_or(CLOSED);
-        if state & CLOSED != 0 || model.deadline_ms() != deadline {
-            return;
+        let (mut learned, mut declared) = (0, 0);
+        for enrolled in model.learners_mut() {
+            let spec = enrolled.spec();
+            let Some(action) = spec.action(action.as_str()) else { continue };
+            let lesson = |&(name, value): &(&str, f64)| {
+                let (metric, value) = spec.lesson(name, value)?;
+                Some(Lesson { metric, action: action as u16, value })
+            };
+            let lessons: Vec<Lesson> = values.iter().filter_map(lesson).collect();
+            declared = declared.max(lessons.len());
+            learned = learned.max(enrolled.learn(decided, &lessons, now, fail_at));
         }
-        bits.set(recorded.at.ordinal, CLOSED);
-        let stopped = model.supply.count(state != 0, now.ms);
-        let Some(spec) = model.production().map(|e| e.spec().clone()) else { return };
-        let absent = |name: &str| model.bits.get(name).is_some_and(|b| state & (1 << b) == 0);
-        let missing: Vec<_> = spec.metrics().iter().filter(|m| absent(&m.name)).collect();
-        let assumed: Vec<(&str, f64)> =
-            missing.iter().filter_map(|m| Some((m.name.as_str(), m.missing?))).collect();
-        let chosen =
-            decided.action().and_then(|a| model.actions.get(&decided.version)?.get(usize::from(a)));
-        let chosen = chosen.cloned();
-        model.tally.missing += missing.len() as u64;
-        // Where feedback has stopped altogether, that none came is no news of the decision.
-        if let (Some(action), false) = (chosen, assumed.is_empty() || stopped) {
-            teach(model, decided, &action, &assumed, now, None);
-            self.dirty.insert(decided.model.clone());
-        }
+        model.tally.learned += learned;
+        model.tally.undeclared += (values.len() - declared) as u64;
+        self.touched(&decided.model);
     }
-}
-
-/// Gives values to every learner of the model, each in terms of its own spec.
-fn teach(
-    model: &mut Model,
-    decided: &Decided,
-    action: &ActionName,
-    values: &[(&str, f64)],
-    now: Now,
-    fail_at: Option<u64>,
-) {
-    let (mut learned, mut declared) = (0, 0);
-    for enrolled in model.learners_mut() {
-        let spec = enrolled.spec();
-        let Some(action) = spec.action(action.as_str()) else { continue };
-        let lesson = |&(name, value): &(&str, f64)| {
-            let (metric, value) = spec.lesson(name, value)?;
-            Some(Lesson { metric, action: action as u16, value })
-        };
-        let lessons: Vec<Lesson> = values.iter().filter_map(lesson).collect();
-        declared = declared.max(lessons.len());
-        learned = learned.max(enrolled.learn(decided, &lessons, now, fail_at));
-    }
-    model.tally.learned += learned;
-    model.tally.undeclared += (values.len() - declared) as u64;
 }

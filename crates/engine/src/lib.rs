@@ -11,7 +11,7 @@ mod supply;
 use std::{collections::BTreeSet, sync::Arc};
 
 use pawl_domain::{
-    Examples, ModelName, Sha256,
+    Alert, Examples, Happening, LearnerId, ModelName, Sha256,
     event::{Change, ChangeKind, Decided, LearnerChange},
 };
 use pawl_model::Snapshot;
@@ -24,7 +24,10 @@ pub use state::{Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
-pub const FOLD_VERSION: u32 = 2;
+pub const FOLD_VERSION: u32 = 3;
+
+/// Alerts of a model that are remembered after they were told.
+const ALERTS_KEPT: usize = 32;
 
 /// Where a record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +100,8 @@ pub enum Halt {
 pub struct Engine {
     state: State,
     dirty: BTreeSet<ModelName>,
+    /// The record that is applied, and how many alerts it has raised.
+    applying: (u64, u32),
     #[cfg(feature = "failpoints")]
     fail_at: Option<(ModelName, u64)>,
 }
@@ -121,6 +126,7 @@ impl Engine {
         Self {
             state,
             dirty,
+            applying: (0, 0),
             #[cfg(feature = "failpoints")]
             fail_at: None,
         }
@@ -143,6 +149,7 @@ impl Engine {
     /// # Errors
     /// If the fold must stop: see [`Halt`].
     pub fn apply(&mut self, at: At, event: &Event, history: &mut dyn History) -> Result<(), Halt> {
+        self.applying = (at.offset, 0);
         match event {
             Event::Opened { epoch, limits, .. } => {
                 self.state.epoch = (*epoch).max(self.state.epoch);
@@ -163,6 +170,7 @@ impl Engine {
                 self.state.rewound.push((*asked, at.offset));
             }
             Event::RewindAbandoned { asked } => self.state.rewinds.retain(|r| r != asked),
+            Event::Alerted(alert) => self.state.alerts.retain(|a| a.raised != alert.raised),
             Event::Trimmed { before } => {
                 self.state.trimmed = (*before).max(self.state.trimmed);
                 self.state.rewound.retain(|(_, at)| at >= before);
@@ -209,14 +217,16 @@ impl Engine {
     fn tick(&mut self, now_ms: u64, at: u64, history: &mut dyn History) -> Result<(), Halt> {
         self.state.now_ms = now_ms.max(self.state.now_ms);
         let now_ms = self.state.now_ms;
+        let mut flushed = Vec::new();
         for (name, model) in &mut self.state.models {
             if let Some(enrolled) = model.production_mut()
                 && enrolled.batch_due_ms().is_some_and(|due| due <= now_ms)
             {
                 enrolled.flush();
-                self.dirty.insert(name.clone());
+                flushed.push(name.clone());
             }
         }
+        flushed.iter().for_each(|name| self.touched(name));
         self.close_due(at, history)?;
         let (models, join) = (&self.state.models, &mut self.state.join);
         join.expire_early(|model| models.get(model).map(Model::deadline_ms), now_ms);
@@ -241,7 +251,34 @@ impl Engine {
         }
         model.tally.learned += learned;
         model.tally.undeclared += if unread == u64::MAX { 0 } else { unread };
-        self.dirty.insert(examples.model.clone());
+        self.touched(&examples.model);
+    }
+
+    /// A model's learners have learned: its view has changed, and something may have happened.
+    fn touched(&mut self, name: &ModelName) {
+        if !self.dirty.contains(name) {
+            self.dirty.insert(name.clone());
+        }
+        let Some(model) = self.state.models.get_mut(name) else { return };
+        let news: Vec<_> = model.learners_mut().map(|e| (e.id(), e.news())).collect();
+        for (learner, news) in news {
+            news.into_iter().for_each(|what| self.alert(name, Some(learner), what));
+        }
+    }
+
+    /// Raises an alert.
+    fn alert(&mut self, name: &ModelName, learner: Option<LearnerId>, what: Happening) {
+        let raised = self.applying;
+        self.applying.1 += 1;
+        let at_ms = self.state.now_ms;
+        let alert = Alert { raised, at_ms, model: name.clone(), learner, what };
+        if let Some(model) = self.state.models.get_mut(name) {
+            model.alerts.push_back(alert.clone());
+            if model.alerts.len() > ALERTS_KEPT {
+                model.alerts.pop_front();
+            }
+        }
+        self.state.alerts.push(alert);
     }
 
     fn changed(&mut self, at: At, change: &Change) -> Result<(), Halt> {

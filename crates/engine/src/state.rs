@@ -1,8 +1,11 @@
 //! What the fold keeps: the models, the join, the counters. Serialised as a whole by a checkpoint.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use pawl_domain::{ActionName, CheckedSpec, LearnerId, ModelName, Sha256};
+use pawl_domain::{ActionName, Alert, CheckedSpec, LearnerId, ModelName, Sha256};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,8 @@ pub struct State {
     pub tally: Tally,
     /// Where the changes stand whose rewind is not done yet.
     pub rewinds: Vec<u64>,
+    /// What happened and is not told yet.
+    pub alerts: Vec<Alert>,
     /// Rewinds that are done: where the change stands and where its state was put in place. Not below what is trimmed.
     pub rewound: Vec<(u64, u64)>,
 }
@@ -48,6 +53,8 @@ pub struct Model {
     pub tally: Tally,
     /// Whether feedback still comes.
     pub supply: Supply,
+    /// The last things that happened, the oldest first.
+    pub alerts: VecDeque<Alert>,
 }
 
 /// Counters. The feedback ones count metric values.
@@ -92,6 +99,7 @@ impl State {
             models: BTreeMap::new(),
             tally: Tally::default(),
             rewinds: Vec::new(),
+            alerts: Vec::new(),
             rewound: Vec::new(),
         }
     }
@@ -139,6 +147,7 @@ impl State {
             bits: BTreeMap::new(),
             tally: Tally::default(),
             supply: Supply::default(),
+            alerts: VecDeque::new(),
         });
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;
@@ -148,7 +157,8 @@ impl State {
             let next = model.bits.len() as u8 + 1;
             model.bits.entry(metric.name.clone()).or_insert(next);
         }
-        let deadlines: Vec<u64> = self.models.values().map(Model::deadline_ms).collect();
+        let deadlines: Vec<(&ModelName, u64)> =
+            self.models.iter().map(|(name, m)| (name, m.deadline_ms())).collect();
         self.join.set_deadlines(&deadlines, self.position);
         Ok(())
     }

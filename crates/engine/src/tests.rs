@@ -1,5 +1,7 @@
 //! The join as a specification: each rule on a tape of events.
 
+mod pipe;
+
 use pawl_domain::{
     ActionName, DecisionId, Event, LearnerId, ModelSpec, Position,
     event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
@@ -101,14 +103,18 @@ impl Tape {
     }
 
     fn decide(&mut self, at_ms: u64, request_id: Option<&str>) -> DecisionId {
+        self.decide_for("router", at_ms, request_id)
+    }
+
+    fn decide_for(&mut self, model: &str, at_ms: u64, request_id: Option<&str>) -> DecisionId {
         let nonce = 77 + at_ms;
         let caller = Caller { request_id: request_id.map(str::to_owned), ..Caller::default() };
         let decided = Decided {
             epoch: 1,
             nonce,
             at_ms,
-            model: "router".parse().unwrap(),
-            version: Version::new(1, 0, 0),
+            model: model.parse().unwrap(),
+            version: Version::new(1, 0, u64::from(model != "router")),
             learner: LearnerId(1),
             snapshot: 0,
             clock: 0,
@@ -359,31 +365,4 @@ fn a_state_survives_its_bytes_and_decides_the_same() {
     let request = Request { context: &context, actions: None, seed: 5 };
     let mut work = Workspace::default();
     assert_eq!(a.decide(&request, &mut work), b.decide(&request, &mut work));
-}
-
-/// A pipe that dies: the values that `missing` assumes are learned until it is seen, and none after.
-#[test]
-fn nothing_is_assumed_while_feedback_has_stopped() {
-    let mut tape = Tape::new(SPEC, JoinLimits::default());
-    let mut now_ms = 0;
-    let mut step = |tape: &mut Tape, feedback: bool| {
-        now_ms += 10;
-        let id = tape.decide(now_ms, None);
-        if feedback {
-            tape.feedback(Target::Decision(id), now_ms + 1, &[("quality", 1.0), ("cost", 0.1)]);
-        }
-        tape.push(Event::Tick { now_ms });
-    };
-    (0..1300).for_each(|_| step(&mut tape, true));
-    let healthy = tape.knows();
-    (0..1800).for_each(|_| step(&mut tape, false));
-    let supply = tape.engine.state().models.values().next().unwrap().supply;
-    assert!(supply.stopped_since_ms.is_some());
-    let dry = tape.knows();
-    // Some hundreds of 0.25 before it was seen, of the 800 whose deadline has passed without.
-    let assumed = dry.0 - healthy.0;
-    assert!((200..400).contains(&assumed), "{assumed}");
-    (0..1500).for_each(|_| step(&mut tape, true));
-    let supply = tape.engine.state().models.values().next().unwrap().supply;
-    assert!(supply.stopped_since_ms.is_none());
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     linear::Degenerate,
     metric::{MetricState, Models, runs},
-    monitor::{Judgement, Monitor},
+    monitor::{Batch, Judgement, Monitor},
     online::{Online, Row, Scratch},
     progress::Progress,
 };
@@ -61,10 +61,15 @@ pub struct Learner {
     refused: u64,
     /// Regressors and classifiers: how well they predicted.
     progress: Progress,
-    /// Gradient learners: what watches them.
-    monitor: Option<Monitor>,
+    /// Gradient learners: what watches each metric.
+    monitors: Vec<Monitor>,
     /// The state to which it goes back when something goes wrong. Gradient learners keep what differs themselves.
     good: Option<Box<Self>>,
+}
+
+fn monitors(spec: &CheckedSpec) -> Vec<Monitor> {
+    let Some(online) = &spec.policy().online else { return Vec::new() };
+    vec![Monitor::new(&online.monitor, online.loss); spec.metrics().len()]
 }
 
 impl Learner {
@@ -91,7 +96,7 @@ impl Learner {
             pending_since_ms: 0,
             refused: 0,
             progress: Progress::default(),
-            monitor: spec.policy().online.as_ref().map(|o| Monitor::new(&o.monitor, o.loss)),
+            monitors: monitors(spec),
             good: None,
         }
     }
@@ -175,14 +180,14 @@ impl Learner {
     }
 
     fn begin_batch(&self, scratch: &mut Scratch) {
-        scratch.batch.clear();
-        scratch.cut = self.monitor.as_ref().map_or(1.0, Monitor::rate);
+        scratch.batches.resize_with(self.monitors.len(), Batch::default);
+        scratch.batches.iter_mut().for_each(Batch::clear);
     }
 
-    /// What watches it: of gradient learners.
+    /// What watches each metric of a gradient learner, in the order of the spec; none for others.
     #[must_use]
-    pub const fn monitor(&self) -> Option<&Monitor> {
-        self.monitor.as_ref()
+    pub fn monitors(&self) -> &[Monitor] {
+        &self.monitors
     }
 
     /// Whether examples wait for their batch.
@@ -196,7 +201,9 @@ impl Learner {
         let metric = &mut self.metrics[e.metric];
         let Models::Online(models) = &mut metric.models else { return };
         let model = &mut models[usize::from(e.action)];
-        let holds = self.monitor.as_ref().is_some_and(Monitor::is_holding);
+        let monitor = &self.monitors[e.metric];
+        let holds = monitor.is_holding();
+        scratch.cut = monitor.rate();
         model.scores(&x.diagonal, &mut scratch.scores);
         scratch.log_loss = None;
         let judged = model.judged(online, &x.diagonal, e.value, &scratch.scores);
@@ -206,15 +213,16 @@ impl Learner {
                 && model.learn_scored(online, &x.diagonal, e.value, e.weight, scratch).is_err()
         {
             self.refused += 1;
-            scratch.batch.refused += 1;
+            scratch.batches[e.metric].refused += 1;
             return;
         }
         // A log loss is known once the example is learned.
         let judged = judged.or(scratch.log_loss.map(|l| l.value));
         let judged = judged.unwrap_or_else(|| model.loss(online, e.value, &scratch.scores));
-        scratch.batch.seen.push((judged, e.value));
+        let batch = &mut scratch.batches[e.metric];
+        batch.seen.push((judged, e.value));
         if !holds {
-            scratch.batch.norm = scratch.batch.norm.max(scratch.norm);
+            batch.norm = batch.norm.max(scratch.norm);
         }
         if policy.algorithm.predicts() {
             match scratch.log_loss.filter(|_| !holds) {
@@ -227,24 +235,27 @@ impl Learner {
         }
     }
 
-    /// Ends a batch: what it did stands only if the monitor is content.
+    /// Ends a batch: what it did to a metric stands only if that metric's monitor is content.
     fn end_batch(&mut self, policy: &Policy, scratch: &Scratch) {
-        let (Some(online), Some(monitor)) = (&policy.online, &mut self.monitor) else { return };
+        let Some(online) = &policy.online else { return };
         // FTRL has no rate to cut: its sums were made with it.
         let plain = !online.adaptive && !online.normalized;
         let rate = (online.rule == Rule::Sgd).then_some((online.schedule.initial, plain));
-        let judgement =
-            monitor.judge(&online.monitor, online.loss, &scratch.batch, rate, self.examples);
-        let models = self.metrics.iter_mut().filter_map(|m| match &mut m.models {
-            Models::Online(models) => Some(models),
-            _ => None,
-        });
-        for model in models.flatten() {
-            match judgement {
-                Judgement::Content => model.end_batch(),
-                Judgement::GoBack => model.go_back(),
-                Judgement::StartOver => model.forget(),
-                Judgement::Accept | Judgement::Restart => model.restart(),
+        let watched = self.metrics.iter_mut().zip(&mut self.monitors);
+        for ((metric, monitor), batch) in watched.zip(&scratch.batches) {
+            let Models::Online(models) = &mut metric.models else { continue };
+            if batch.is_empty() {
+                continue;
+            }
+            let rules = &online.monitor;
+            let judgement = monitor.judge(rules, online.loss, batch, rate, self.examples);
+            for model in models {
+                match judgement {
+                    Judgement::Content => model.end_batch(),
+                    Judgement::GoBack => model.go_back(),
+                    Judgement::StartOver => model.forget(),
+                    Judgement::Accept | Judgement::Restart => model.restart(),
+                }
             }
         }
     }
@@ -324,20 +335,21 @@ impl Learner {
         for ((m, action), rows) in groups {
             let Models::Online(models) = &mut self.metrics[m].models else { continue };
             let model = &mut models[usize::from(action)];
+            scratch.cut = self.monitors[m].rate();
             for row in &rows {
                 model.scores(row.x, &mut scratch.scores);
                 let judged = model.judged(online, row.x, row.y, &scratch.scores);
                 let judged = judged.unwrap_or_else(|| model.loss(online, row.y, &scratch.scores));
-                scratch.batch.seen.push((judged, row.y));
+                scratch.batches[m].seen.push((judged, row.y));
                 if policy.algorithm.predicts() {
                     let range = model.range();
                     self.progress.add(online.loss, scratch.scores(), range, row.y, row.weight);
                 }
             }
-            let holds = self.monitor.as_ref().is_some_and(Monitor::is_holding);
+            let holds = self.monitors[m].is_holding();
             if !holds && model.learn_average(online, &rows, scratch).is_err() {
                 self.refused += rows.len() as u64;
-                scratch.batch.refused += rows.len() as u64 + 1;
+                scratch.batches[m].refused += rows.len() as u64 + 1;
             }
         }
     }
@@ -389,7 +401,7 @@ impl Learner {
             classes: self.classes.clone(),
             metrics: self.metrics.iter().map(metric).collect(),
             pending: self.pending.clone(),
-            monitor: self.monitor.clone(),
+            monitors: self.monitors.clone(),
             good: None,
             ..*self
         }

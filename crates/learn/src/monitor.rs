@@ -99,6 +99,10 @@ pub struct Batch {
 }
 
 impl Batch {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.refused == 0
+    }
+
     pub(crate) fn clear(&mut self) {
         self.seen.clear();
         self.norm = 0.0;

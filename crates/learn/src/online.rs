@@ -132,8 +132,8 @@ pub struct Scratch {
     pub(crate) norm: f64,
     /// The factor of the rate.
     pub(crate) cut: f64,
-    /// What the batch showed.
-    pub(crate) batch: Batch,
+    /// What the batch showed of each metric.
+    pub(crate) batches: Vec<Batch>,
 }
 
 impl Default for Scratch {
@@ -146,7 +146,7 @@ impl Default for Scratch {
             log_loss: None,
             norm: 0.0,
             cut: 1.0,
-            batch: Batch::default(),
+            batches: Vec::new(),
         }
     }
 }

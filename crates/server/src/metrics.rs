@@ -147,9 +147,9 @@ fn of_models(app: &App, registry: &mut Registry) -> Result<(), String> {
             quarantined.get_or_create_owned(&label).set(i64::from(failed));
             let frozen_now = *learner.status() == Status::Frozen;
             frozen.get_or_create_owned(&label).set(i64::from(frozen_now));
-            if let Some(monitor) = learner.monitor() {
-                let holds = monitor.is_holding();
-                holding.get_or_create_owned(&label).set(i64::from(holds));
+            let waits = i64::from(learner.monitors().any(|(_, m)| m.is_holding()) || dry);
+            holding.get_or_create_owned(&label).set(waits);
+            for (_, monitor) in learner.monitors() {
                 went_back.get_or_create_owned(&label).inc_by(monitor.went_back);
                 drifts.get_or_create_owned(&label).inc_by(monitor.drifts);
             }
@@ -161,7 +161,11 @@ fn of_models(app: &App, registry: &mut Registry) -> Result<(), String> {
     registry.register("learner_quarantined", "1 if the learner is quarantined", quarantined);
     registry.register("feedback_stopped", "1 while hardly any decision has feedback", stopped);
     registry.register("learner_frozen", "1 if the learner was told not to learn", frozen);
-    registry.register("learner_holding", "1 while the monitor lets it only predict", holding);
+    registry.register(
+        "learner_holding",
+        "1 while it only predicts: a monitor or missing feedback lets it wait",
+        holding,
+    );
     registry.register("learner_went_back", "Times the monitor undid a batch", went_back);
     registry.register("learner_drifts", "Times the loss has risen for good", drifts);
     Ok(())

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response, header};
-use pawl_domain::{CheckedSpec, ModelName, ModelSpec, Position, Sha256, spec::Kind};
+use pawl_domain::{Alert, CheckedSpec, ModelName, ModelSpec, Position, Sha256, spec::Kind};
 use pawl_engine::{Enrolled, Status, Tally};
 use pawl_store::{
     artifacts,
@@ -220,9 +220,9 @@ fn describe_learner(e: &Enrolled, position: u64) -> Value {
             value["progress"]["calibration_error"] = json!(p.calibration_error());
         }
     }
-    if let Some(m) = e.monitor() {
+    for (metric, m) in e.monitors() {
         let last = m.last.map(|(why, at)| json!({"why": why.as_str(), "at_example": at}));
-        value["monitor"] = json!({
+        value["monitors"][metric] = json!({
             "holding": m.is_holding(), "rate_factor": m.rate(), "went_back": m.went_back, "last": last,
             "drifts": m.drifts, "accepted_changes": m.accepted,
         });
@@ -231,6 +231,13 @@ fn describe_learner(e: &Enrolled, position: u64) -> Value {
         }
     }
     value
+}
+
+fn describe_alert(alert: &Alert) -> Value {
+    let position = Position { partition: 0, offset: alert.raised.0 }.to_string();
+    json!({
+        "position": position, "at_ms": alert.at_ms, "what": alert.what.as_str(), "text": alert.what.to_string(),
+    })
 }
 
 fn describe_tally(t: &Tally) -> Value {
@@ -271,7 +278,9 @@ pub(crate) async fn show(
         "supply": {
             "closed": state.supply.closed, "recent_share": state.supply.recent,
             "share": state.supply.history, "stopped_since_ms": state.supply.stopped_since_ms,
+            "held": state.supply.held(),
         },
+        "alerts": state.alerts.iter().map(describe_alert).collect::<Vec<_>>(),
         "rewinding": known.rewinding,
         "rewind_error": app.live().rewind_error(),
     });

@@ -191,6 +191,7 @@ impl<D: Disk> World<D> {
             14 | 15 => self.examples()?,
             16 | 17 => {
                 self.fold.tick(self.now_ms)?;
+                self.fold.tell()?;
             }
             18 => {
                 self.fold.catch_up()?;

@@ -16,6 +16,8 @@ use pawl_model::{
 use pawl_stats::rng::uniform;
 use semver::Version;
 
+use crate::environment::Bandit;
+
 const N: u64 = 40_000;
 const FAULT: std::ops::Range<u64> = 10_000..12_000;
 const FEATURES: usize = 8;
@@ -60,7 +62,7 @@ impl Run {
         self.learner.learn(&self.spec, &self.views, &example, &encoded, 0).unwrap();
         if self.learner.batch_full(self.spec.policy()) {
             self.learner.flush(&self.spec, &self.views).unwrap();
-            let content = !self.learner.monitor().unwrap().is_holding();
+            let content = !self.learner.monitors()[0].is_holding();
             if content && self.learner.examples() - self.learner.good_examples() >= 1024 {
                 self.learner.mark_good();
             }
@@ -126,13 +128,13 @@ fn none(_: u64, _: &mut [f64; FEATURES], _: &mut f64) {}
 #[test]
 fn a_label_flipped_for_an_hour_is_not_learned() {
     let clean = classify("", none);
-    assert_eq!(clean.run.learner.monitor().unwrap().went_back, 0);
+    assert_eq!(clean.run.learner.monitors()[0].went_back, 0);
     let flipped = classify("", |k, _, y| {
         if FAULT.contains(&k) {
             *y = 1.0 - *y;
         }
     });
-    let monitor = flipped.run.learner.monitor().unwrap();
+    let monitor = &flipped.run.learner.monitors()[0];
     assert!(monitor.went_back >= 1 && !monitor.is_holding());
     assert!(flipped.late < 1.05 * clean.late, "{} {}", flipped.late, clean.late);
     assert!(flipped.worst < 1.1 * clean.worst, "served {} against {}", flipped.worst, clean.worst);
@@ -159,7 +161,7 @@ fn a_rate_of_a_million_is_cut() {
     let clean = classify("", none);
     for learner in ["rate = 1e6", "rate = 1e6\ninvariant = false"] {
         let hit = classify(learner, none);
-        let monitor = hit.run.learner.monitor().unwrap();
+        let monitor = &hit.run.learner.monitors()[0];
         assert!(monitor.went_back >= 1, "{learner}");
         assert!(hit.late < 1.05 * clean.late, "{learner}: {} {}", hit.late, clean.late);
     }
@@ -186,7 +188,7 @@ fn a_change_that_stays_is_accepted() {
             *y = 1.0 - *y;
         }
     });
-    let monitor = hit.run.learner.monitor().unwrap();
+    let monitor = &hit.run.learner.monitors()[0];
     assert_eq!((monitor.accepted, monitor.is_holding()), (1, false));
     assert!(hit.late < 1.05 * clean.late, "{} {}", hit.late, clean.late);
 }
@@ -212,13 +214,13 @@ fn a_regression_survives_labels_a_trillion_times_too_large() {
     };
     let (clean, _) = late("", false);
     let (hit, run) = late("", true);
-    assert!(run.learner.monitor().unwrap().went_back > 0);
+    assert!(run.learner.monitors()[0].went_back > 0);
     assert!(hit < 1.05 * clean, "{hit} {clean}");
     // A plain step at a rate of 10⁶ ends as good as one that had the rate to which it is cut: half of 1, of ½, of ¼.
     let plain = "adaptive = false\nnormalized = false\ninvariant = false";
     let (clean, _) = late(&format!("{plain}\nrate = 0.125"), false);
     let (hit, run) = late(&format!("{plain}\nrate = 1e6"), false);
-    let monitor = run.learner.monitor().unwrap();
+    let monitor = &run.learner.monitors()[0];
     assert!(monitor.went_back > 0 && hit < 1.05 * clean, "{hit} {clean} {}", monitor.rate());
 }
 
@@ -232,7 +234,7 @@ fn ordinary_data_is_not_taken_for_a_fault() {
             run.learn(x, mean + 10.0 * (p - 0.5) + uniform(13, k));
         }
         let recent = run.learner.progress().recent_mean().unwrap();
-        let monitor = run.learner.monitor().unwrap();
+        let monitor = &run.learner.monitors()[0];
         assert!(recent < most && monitor.went_back == 0, "{mean}: {recent} {}", monitor.went_back);
     }
     for rare in [0.05, 0.003] {
@@ -245,7 +247,7 @@ fn ordinary_data_is_not_taken_for_a_fault() {
         }
         let recent = run.learner.progress().recent_mean().unwrap();
         let base = -rare * libm::log(rare) - (1.0 - rare) * libm::log(1.0 - rare);
-        assert!(recent < base / 2.0, "{rare}: {recent} {base} {:?}", run.learner.monitor());
+        assert!(recent < base / 2.0, "{rare}: {recent} {base} {:?}", run.learner.monitors());
     }
     // A regression that is 0 until something happens.
     let mut run = Run::new("regressor", "");
@@ -256,5 +258,34 @@ fn ordinary_data_is_not_taken_for_a_fault() {
         run.learn(x, if event { 3.0 } else { 0.0 });
     }
     let recent = run.learner.progress().recent_mean().unwrap();
-    assert!(recent < 0.03, "{recent} {:?}", run.learner.monitor());
+    assert!(recent < 0.03, "{recent} {:?}", run.learner.monitors());
+}
+
+/// A policy's metrics are watched apart: one that goes mad does not keep the others from learning.
+#[test]
+fn each_metric_has_a_monitor_of_its_own() {
+    let mut bandit = Bandit::new(
+        "schema = 1\nname = \"m\"\nkind = \"policy\"\nactions = [\"a\", \"b\"]\n\
+         [features]\nx = { type = \"number\" }\n[metrics]\nquality = {}\ncost = { goal = \"min\" }\n\
+         [objective]\nweights = { quality = 1.0, cost = -0.001 }\n\
+         [learner]\nalgorithm = \"squarecb\"\nestimator = \"sgd\"\n",
+    );
+    let step = |bandit: &mut Bandit, k: u64, mad: bool| {
+        let x = 2.0 * uniform(31, k) - 1.0;
+        let context = format!("{{\"x\":{x}}}");
+        let action = (k % 2) as u16;
+        let cost = if mad { 1e12 } else { 1000.0 * x };
+        bandit.learn(&context, action, "quality", 0.5 * x);
+        bandit.learn(&context, action, "cost", cost);
+        if bandit.learner.batch_full(bandit.spec.policy()) {
+            bandit.learner.flush(&bandit.spec, &bandit.views).unwrap();
+        }
+    };
+    (0..2000).for_each(|k| step(&mut bandit, k, false));
+    (2000..2100).for_each(|k| step(&mut bandit, k, true));
+    let names: Vec<&str> = bandit.spec.metrics().iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["cost", "quality"]);
+    let [cost, quality] = bandit.learner.monitors() else { panic!("one a metric") };
+    assert!(cost.is_holding() && cost.went_back == 1 && cost.rate() == 0.5, "{cost:?}");
+    assert!(!quality.is_holding() && quality.went_back == 0 && quality.rate() == 1.0);
 }

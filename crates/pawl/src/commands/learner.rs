@@ -87,13 +87,23 @@ fn status(server: &Server, model: &str) -> Result<()> {
             if !learner["reason"].is_null() {
                 lines.push(format!("  reason: {}", learner["reason"]));
             }
-            for part in ["progress", "monitor"] {
-                let fields = learner[part].as_object().into_iter().flatten();
+            let monitors = learner["monitors"].as_object().into_iter().flatten();
+            let monitors = monitors.map(|(metric, m)| (format!("monitor of {metric}"), m));
+            for (part, of) in
+                [("progress".to_owned(), &learner["progress"])].into_iter().chain(monitors)
+            {
+                let fields = of.as_object().into_iter().flatten();
                 let shown: Vec<String> = fields.map(|(k, v)| format!("{k} {}", plain(v))).collect();
                 if !shown.is_empty() {
                     lines.push(format!("  {part}: {}", shown.join(", ")));
                 }
             }
+        }
+        if !v["supply"]["stopped_since_ms"].is_null() {
+            lines.push(format!("feedback has stopped; {} pieces wait", v["supply"]["held"]));
+        }
+        for alert in v["alerts"].as_array().into_iter().flatten() {
+            lines.push(format!("{}: {}", text(alert, "position"), text(alert, "text")));
         }
         if v["rewinding"] == true {
             lines.push("a rewind is under way".to_owned());

@@ -254,8 +254,17 @@ fn digest(server: &Server) -> String {
     server.json("/v1/models/churn")["learners"][0]["state_sha256"].as_str().unwrap().to_owned()
 }
 
+/// Ends a thread also where something fails: its scope waits for it.
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// Two servers take the same examples, one of them poisoned ones too; rewound without those, it has the weights of the
-/// other, byte for byte, and predicts all the while.
+/// other, byte for byte, predicts all the while, and learns what comes meanwhile.
 #[test]
 fn a_rewind_under_load_leaves_the_weights_of_one_that_never_saw_it() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
@@ -289,13 +298,14 @@ fn a_rewind_under_load_leaves_the_weights_of_one_that_never_saw_it() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (server, stop) = (&servers[1], &stop);
-        // Also where something fails below: the scope waits for its thread.
-        struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        // Both go on learning while one is rewound.
+        let (both, batch) = (&servers, &batch);
+        let learning = scope.spawn(move || {
+            for k in 60..100 {
+                let body = json!({"examples": batch(k, false)}).to_string();
+                both.iter().for_each(|s| drop(s.ok(examples, &body)));
             }
-        }
+        });
         let ended = Stop(stop);
         let asking = scope.spawn(move || {
             let mut asked = 0;
@@ -312,6 +322,7 @@ fn a_rewind_under_load_leaves_the_weights_of_one_that_never_saw_it() {
             &["learner", "rewind", "churn", "--to", &to, "--without", "metadata.source = \"bad\""],
         );
         assert!(said.starts_with("learner.rewind of `churn` to 0."), "{said}");
+        learning.join().unwrap();
         assert_eq!(digest(&servers[0]), digest(server));
         drop(ended);
         assert!(asking.join().unwrap() > 0);
@@ -353,4 +364,50 @@ fn a_learner_does_as_it_is_told() {
         let (status, _, text) = server.refused("/v1/models/churn/learner", body);
         assert!(status == 422 && text.contains(detail), "{body}: {text}");
     }
+}
+
+/// A batch that does not fit is undone before anybody sees it, and that is an event: told once, also over a restart.
+#[test]
+fn a_divergence_is_undone_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[]);
+    let spec =
+        CHURN.replace("classifier", "regressor").replace("classes = [\"stay\", \"leave\"]", "");
+    server.ok("/v1/models", &spec_json(&spec));
+    let send = |server: &Server, label: f64| {
+        let one = |i: u64| {
+            let calls = pawl_stats::rng::uniform(9, i) * 10.0;
+            json!({"context": {"calls": calls}, "label": label * calls})
+        };
+        let examples: Vec<Value> = (0..64).map(one).collect();
+        let body = json!({"examples": examples}).to_string();
+        learned(server, &server.ok("/v1/models/churn/examples", &body));
+    };
+    (0..40).for_each(|_| send(&server, 2.0));
+    let predict = |server: &Server| {
+        let body = r#"{"instances": [{"calls": 5}], "log": false}"#;
+        let reply = server.ok("/v1/models/churn/predict", body);
+        reply["predictions"][0]["value"].as_f64().unwrap()
+    };
+    let before = predict(&server);
+    assert!((before - 10.0).abs() < 0.5, "{before}");
+    send(&server, 1e9);
+    let after = predict(&server);
+    assert!((after - before).abs() < 0.2, "{before} {after}");
+    let alerts = |server: &Server| server.json("/v1/models/churn")["alerts"].clone();
+    let told = alerts(&server);
+    assert_eq!(told.as_array().unwrap().len(), 1, "{told}");
+    assert_eq!(told[0]["what"], "went_back");
+    let status = pawl(&server, &["learner", "status", "churn"]);
+    assert!(status.contains("holding") && status.contains("`label` diverged"), "{status}");
+    server.kill();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(alerts(&server), told);
+    assert!((predict(&server) - before).abs() < 0.2);
+    drop(server);
+    let log = std::fs::read_dir(dir.path().join("log")).unwrap();
+    let bytes: Vec<u8> = log.flat_map(|f| std::fs::read(f.unwrap().path()).unwrap()).collect();
+    let why = told[0]["text"].as_str().unwrap();
+    assert!(why.contains("exploding_loss"), "{why}");
+    assert_eq!(bytes.windows(14).filter(|w| *w == b"exploding_loss").count(), 1);
 }
