@@ -407,6 +407,41 @@ impl Learner {
         }
     }
 
+    /// A copy without what waits for its batch, and without what it could undo.
+    pub(crate) fn settled(&self) -> Self {
+        let mut settled = self.clone();
+        settled.examples -= settled.pending.len() as u64;
+        settled.pending.clear();
+        settled.good = None;
+        for metric in &mut settled.metrics {
+            if let Models::Online(models) = &mut metric.models {
+                models.iter_mut().for_each(Online::mark_good);
+            }
+        }
+        settled
+    }
+
+    /// Whether it was made for the same spec as `expected`, but for the arrays.
+    ///
+    /// # Errors
+    /// What differs.
+    pub(crate) fn matches(&self, expected: &Self) -> Result<(), String> {
+        let same = self.actions == expected.actions
+            && self.classes == expected.classes
+            && self.metrics.len() == expected.metrics.len()
+            && self.monitors.len() == expected.monitors.len()
+            && self.pending.is_empty()
+            && self.good.is_none();
+        if !same {
+            return Err("its state is not one of its spec".to_owned());
+        }
+        self.metrics.iter().zip(&expected.metrics).try_for_each(|(mine, theirs)| {
+            let same = mine.matches(theirs);
+            same.then_some(())
+                .ok_or_else(|| format!("its state of `{}` is not one of its spec", theirs.name))
+        })
+    }
+
     pub(crate) const fn take_clock(&mut self, old: &Self) {
         self.examples = old.examples;
         self.decisions = old.decisions;

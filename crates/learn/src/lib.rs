@@ -1,5 +1,6 @@
 //! Online updates: what a learner knows, and how one example changes it.
 
+pub mod artifact;
 mod inherit;
 mod learner;
 pub mod linear;
@@ -9,6 +10,7 @@ pub mod online;
 mod progress;
 pub mod schedule;
 
+pub use artifact::{Artifact, ArtifactError};
 pub use learner::{Example, Learner};
 pub use metric::MetricState;
 pub use monitor::{Divergence, Monitor};

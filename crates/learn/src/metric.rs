@@ -168,6 +168,30 @@ impl MetricState {
         }
     }
 
+    /// Whether it was made for the same spec as `expected`, but for the arrays.
+    pub(crate) fn matches(&self, expected: &Self) -> bool {
+        let linear = |a: &Linear, b: &Linear| {
+            a.posterior.full == b.posterior.full
+                && a.lambda == b.lambda
+                && a.statistics.is_some() == b.statistics.is_some()
+        };
+        let models = match (&self.models, &expected.models) {
+            (Models::PerAction(a), Models::PerAction(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| linear(a, b))
+            }
+            (Models::Joint(a), Models::Joint(b)) => linear(a, b),
+            (Models::Counts(a), Models::Counts(b)) => a.len() == b.len(),
+            (Models::Online(a), Models::Online(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.matches(b))
+            }
+            _ => false,
+        };
+        models
+            && self.name == expected.name
+            && self.runs == expected.runs
+            && self.logistic == expected.logistic
+    }
+
     pub(crate) const fn take_pooled(&mut self, old: &Self) {
         self.pooled = old.pooled;
         self.seen = old.seen;

@@ -6,13 +6,17 @@ mod ftrl;
 mod sgd;
 mod softmax;
 
-use pawl_domain::spec::{self, Loss, Rule, ScheduleUnit};
+use pawl_domain::spec::{self, Loss, ONLINE_SLOTS_MAX, Rule, ScheduleUnit};
 use pawl_model::weights::{CHUNK, Weights};
 use pawl_stats::logistic::log_sum_exp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::loss::LogLoss;
-use crate::{monitor::Batch, schedule};
+use crate::{
+    artifact::{Array, ArtifactError, Visit},
+    monitor::Batch,
+    schedule,
+};
 
 /// By how much the sums of squared gradients shrink when a schedule begins anew: rates rise to eight times.
 const RESTART: f64 = 64.0;
@@ -437,6 +441,46 @@ impl Online {
         }
     }
 
+    /// Whether it has the family, the outputs and the number of slots of `expected`, and finite totals.
+    pub(crate) fn matches(&self, expected: &Self) -> bool {
+        let Totals { weight, norm, range: [low, high], .. } = self.totals;
+        (self.ftrl, self.outputs, self.coordinates.len())
+            == (expected.ftrl, expected.outputs, expected.coordinates.len())
+            && self.undo.at.is_empty()
+            && self.undo.before.is_empty()
+            && self.undo.split == 0
+            && [weight, norm, low, high].iter().all(|v| v.is_finite())
+    }
+
+    /// Calls for its coordinates that were ever touched, as columns: index (slot · outputs + output), weight, sum of
+    /// squared gradients, scale (FTRL: z), and what the running mean needs.
+    pub(crate) fn arrays(&mut self, name: &str, visit: Visit<'_>) -> Result<(), ArtifactError> {
+        let default = Coordinate::default();
+        let touched = self.coordinates.iter().enumerate().filter(|(_, c)| **c != default);
+        let (mut index, all): (Vec<u32>, Vec<Coordinate>) =
+            touched.map(|(i, c)| (i as u32, *c)).unzip();
+        let shape = [index.len()];
+        visit(format!("{name}/index"), &shape, Array::Indices(&mut index))?;
+        let mut column = |what: &str, of: fn(&Coordinate) -> f64| {
+            let mut values: Vec<f64> = all.iter().map(of).collect();
+            visit(format!("{name}/{what}"), &shape, Array::Numbers(&mut values))?;
+            Ok(values)
+        };
+        let (w, n) = (column("weight", |c| c.w)?, column("squares", |c| c.n)?);
+        let (s, lag) = (column("scale", |c| c.s)?, column("lag", |c| c.lag)?);
+        if [&w, &n, &s, &lag].iter().any(|column| column.len() != index.len()) {
+            return Err(ArtifactError::new(format!("the columns of `{name}` differ in length")));
+        }
+        self.coordinates.fill(default);
+        for (k, i) in index.into_iter().enumerate() {
+            let beyond =
+                || ArtifactError::new(format!("`{name}/index` holds `{i}`, beyond the last slot"));
+            let place = self.coordinates.get_mut(i as usize).ok_or_else(beyond)?;
+            *place = Coordinate { w: w[k], n: n[k], s: s[k], lag: lag[k] };
+        }
+        Ok(())
+    }
+
     /// Fills `self` with what `from` learned: by slot and by output, `None` where there is nothing to take.
     pub(crate) fn take_over(
         &mut self,
@@ -473,6 +517,9 @@ fn write_sparse<S: Serializer>(all: &[Coordinate], serializer: S) -> Result<S::O
 
 fn read_sparse<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Coordinate>, D::Error> {
     let (len, set) = <(usize, Vec<(u32, Coordinate)>)>::deserialize(deserializer)?;
+    if len > ONLINE_SLOTS_MAX {
+        return Err(serde::de::Error::custom("more coordinates than a model may have"));
+    }
     let mut all = vec![Coordinate::default(); len];
     for (i, c) in set {
         let place = all.get_mut(i as usize);

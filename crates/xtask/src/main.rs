@@ -1,6 +1,7 @@
 //! `cargo xtask`: what developers and CI run.
 
 mod bench;
+mod python;
 mod soak;
 mod tidy;
 
@@ -60,7 +61,14 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
 
 fn test() -> Result<()> {
     // With every optional part: a release carries them.
-    cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"], &[])
+    let arguments = ["test", "--workspace", "--all-features", "--no-fail-fast"];
+    match python::python("python", &["safetensors", "numpy"]) {
+        Ok(python) => cargo(&arguments, &[("PAWL_PYTHON", &python.to_string_lossy())]),
+        Err(why) => {
+            eprintln!("── without Python ({why:#}): nobody else reads an artifact in this run");
+            cargo(&arguments, &[])
+        }
+    }
 }
 
 fn check() -> Result<()> {

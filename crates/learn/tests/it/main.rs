@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
 
 mod actions;
+mod artifact;
 mod environment;
 mod faults;
 mod gradient;

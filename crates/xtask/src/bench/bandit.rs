@@ -21,7 +21,7 @@ use pawl_stats::{
     rng::{mix, uniform},
 };
 
-use super::routing::python;
+use crate::python::python;
 
 const K: usize = 5;
 const D: usize = 19;
@@ -148,7 +148,7 @@ pub fn run() -> Result<()> {
         println!("{name:42} {rate:12.0} {regret:10.1}");
         rates.push(rate);
     }
-    let python = python(&["vowpalwabbit==9.11.9", "numpy==2.4.6"])?;
+    let python = python("bench/venv", &["vowpalwabbit==9.11.9", "numpy==2.4.6"])?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bench/bandit.py");
     let output = Command::new(python)
         .arg(script)

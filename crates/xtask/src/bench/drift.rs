@@ -15,7 +15,7 @@ use pawl_stats::{
     rng::uniform,
 };
 
-use super::routing::python;
+use crate::python::python;
 
 /// Options of the measurement.
 #[derive(Args, Debug)]
@@ -146,7 +146,7 @@ fn elec2(path: &Path) -> Result<Vec<f64>> {
 }
 
 fn peers(elec2: Option<&Path>) -> Result<BTreeMap<(String, String), Found>> {
-    let python = python(&["river==0.26.1"])?;
+    let python = python("bench/venv", &["river==0.26.1"])?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bench/drift.py");
     let output = Command::new(python)
         .arg(script)

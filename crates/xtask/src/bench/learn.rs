@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use super::{
     load::{Connection, post},
     median,
-    routing::{VOWPAL_WABBIT, python},
+    routing::VOWPAL_WABBIT,
     server::{Process, Scratch, binary, build},
 };
-use crate::root;
+use crate::{python::python, root};
 
 /// Options of the measurement.
 #[derive(Args, Debug)]
@@ -262,7 +262,7 @@ fn line(name: &str, who: &str, n: usize, seconds: f64, loss: f64, beside: &str) 
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
     build()?;
-    let python = python(&[VOWPAL_WABBIT, "river==0.26.1", "scikit-learn==1.9.0"])?;
+    let python = python("bench/venv", &[VOWPAL_WABBIT, "river==0.26.1", "scikit-learn==1.9.0"])?;
     let directory = inputs(&python)?;
     // What a process costs before its first example: taken off, for both.
     let (vw_empty, _) =

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::server::{binary, build};
-use crate::root;
+use crate::{python::python, root};
 
 /// Which tables, how often.
 #[derive(Args, Debug)]
@@ -78,24 +78,6 @@ fn simulate(spec: &Path, table: &Path, arguments: &[&str]) -> Result<Value> {
         bail!("`pawl simulate` failed on `{}`", table.display());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// Python with the peer, in a virtual environment of its own.
-pub fn python(packages: &[&str]) -> Result<PathBuf> {
-    let venv = root().join("target/bench/venv");
-    let python = venv.join("bin/python");
-    if !python.exists() {
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&venv).status()?;
-        if !made.success() {
-            bail!("python3 cannot make a virtual environment: install python3-venv");
-        }
-    }
-    let installed =
-        Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages).status()?;
-    if !installed.success() {
-        bail!("pip could not install {packages:?}");
-    }
-    Ok(python)
 }
 
 /// The peer's job for a spec file.
@@ -189,7 +171,7 @@ pub fn run(options: &Options) -> Result<()> {
         .filter(|n| options.tables.is_empty() || options.tables.contains(n))
         .collect();
     names.sort();
-    let python = if options.alone { None } else { Some(python(&[VOWPAL_WABBIT])?) };
+    let python = if options.alone { None } else { Some(python("bench/venv", &[VOWPAL_WABBIT])?) };
     println!(
         "saving at a share of the best single action's quality, {} passes; reward at weight {}",
         options.seeds, options.weight
