@@ -3,7 +3,10 @@
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{CheckedSpec, Metric};
+use crate::{
+    id::Sha256,
+    spec::{CheckedSpec, Metric},
+};
 
 /// The part of a version that rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +29,15 @@ pub struct Difference {
     pub field: String,
     /// What changed.
     pub change: String,
+}
+
+impl Difference {
+    /// The spec is the same, and what was learned is another.
+    #[must_use]
+    pub fn learned(artifact: Sha256) -> Self {
+        let change = format!("begins from the artifact {artifact}");
+        Self { bump: Bump::Patch, field: "learner".to_owned(), change }
+    }
 }
 
 /// The rules, as the documentation shows them: change, bump, reason.

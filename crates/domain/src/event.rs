@@ -299,6 +299,17 @@ pub enum ChangeKind {
         /// What.
         change: LearnerChange,
     },
+    /// A version came into production with a learner that begins from an artifact.
+    Restored {
+        /// Of which model.
+        model: ModelName,
+        /// The version.
+        version: Version,
+        /// The new learner.
+        learner: LearnerId,
+        /// The digest of the artifact, which holds the spec.
+        artifact: Sha256,
+    },
 }
 
 /// What a learner is told.

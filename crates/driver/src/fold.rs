@@ -8,9 +8,11 @@ use pawl_domain::{
     event::{Change, ChangeKind, JoinLimits, LearnerChange, Target},
     rewind::Conditions,
 };
-use pawl_engine::{At, Engine, FOLD_VERSION, Halt, History, Recorded, State, Unreadable};
+use pawl_engine::{
+    At, Engine, FOLD_VERSION, Halt, History, MissingArtifact, Recorded, State, Unreadable,
+};
 use pawl_store::{
-    Disk, Log, LogError, checkpoints,
+    Disk, Log, LogError, artifacts, checkpoints,
     log::{Config, Entry, OpenError, Reader, Recovery},
 };
 
@@ -80,11 +82,11 @@ pub struct Recovered {
     pub recovery: Recovery,
 }
 
-/// Older records, read from the log.
-#[derive(Debug)]
+/// Older records, read from the log, and artifacts.
 struct LogHistory {
     log: Arc<Log>,
     closing: Reader,
+    disk: Option<Arc<dyn Disk>>,
 }
 
 fn recorded(entry: Entry) -> Option<Recorded> {
@@ -111,6 +113,13 @@ impl History for LogHistory {
         let entry = entry.map_err(|e| Unreadable { offset: from, why: e.to_string() })?;
         Ok(entry.and_then(recorded))
     }
+
+    fn artifact(&mut self, digest: Sha256) -> Result<Vec<u8>, MissingArtifact> {
+        let missing = |why: String| MissingArtifact { digest, why };
+        let disk = self.disk.as_ref().ok_or_else(|| missing("there is no disk".to_owned()))?;
+        let found = artifacts::get(disk.as_ref(), digest).map_err(|e| missing(e.to_string()))?;
+        found.ok_or_else(|| missing("it is not there, or damaged".to_owned()))
+    }
 }
 
 impl Fold {
@@ -118,7 +127,7 @@ impl Fold {
     #[must_use]
     pub fn new(log: Arc<Log>, engine: Engine) -> Self {
         let reader = log.reader(engine.state().position);
-        let history = LogHistory { log: log.clone(), closing: log.reader(0) };
+        let history = LogHistory { log: log.clone(), closing: log.reader(0), disk: None };
         Self {
             log,
             engine,
@@ -134,6 +143,7 @@ impl Fold {
 
     fn with_disk(mut self, disk: &Arc<dyn Disk>) -> Self {
         self.disk = Some(disk.clone());
+        self.history.disk = Some(disk.clone());
         self
     }
 
@@ -441,6 +451,10 @@ impl History for Nothing {
 
     fn next_decision(&mut self, _: u64, _: u64) -> Result<Option<Recorded>, Unreadable> {
         Ok(None)
+    }
+
+    fn artifact(&mut self, digest: Sha256) -> Result<Vec<u8>, MissingArtifact> {
+        Err(MissingArtifact { digest, why: "there is no disk".to_owned() })
     }
 }
 

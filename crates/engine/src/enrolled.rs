@@ -12,7 +12,7 @@ use pawl_domain::{
     event::{Decided, LearnerChange},
     spec::{Gradient, Policy},
 };
-use pawl_learn::{Example, Learner, Monitor, Progress, online::Scratch};
+use pawl_learn::{Artifact, ArtifactError, Example, Learner, Monitor, Progress, online::Scratch};
 use pawl_model::{Encoded, Snapshot, Views, context::Context};
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,34 @@ impl Enrolled {
         Self { version, id, spec, views, learner, status, pending_from: None, said, work }
     }
 
+    /// One that begins from an artifact.
+    pub(crate) fn restored(artifact: Artifact, version: Version, id: LearnerId) -> Self {
+        let Artifact { spec, learner } = artifact;
+        let views = Arc::new(Views::of(&spec));
+        let mut restored = Self {
+            version,
+            id,
+            spec: Arc::new(spec),
+            views,
+            learner,
+            status: Status::Learning,
+            pending_from: None,
+            said: Said::default(),
+            work: Work::default(),
+        };
+        // What happened elsewhere is no news.
+        restored.news();
+        restored
+    }
+
+    /// What it knows, as a file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn artifact(&self) -> Result<Vec<u8>, ArtifactError> {
+        Artifact::write(&self.spec, &self.learner)
+    }
+
     /// The version it is enrolled on.
     #[must_use]
     pub const fn version(&self) -> &Version {
@@ -174,6 +202,10 @@ impl Enrolled {
     #[must_use]
     pub fn spec(&self) -> &CheckedSpec {
         &self.spec
+    }
+
+    pub(crate) fn shared_spec(&self) -> Arc<CheckedSpec> {
+        self.spec.clone()
     }
 
     /// Whether it learns.

@@ -14,6 +14,7 @@ use pawl_domain::{
     Alert, Examples, Happening, LearnerId, ModelName, Sha256,
     event::{Change, ChangeKind, Decided, LearnerChange},
 };
+use pawl_learn::{Artifact, ArtifactError};
 use pawl_model::Snapshot;
 
 pub use pawl_domain::Event;
@@ -62,6 +63,22 @@ pub trait History {
     /// # Errors
     /// If the log cannot be read there.
     fn next_decision(&mut self, from: u64, below: u64) -> Result<Option<Recorded>, Unreadable>;
+
+    /// The bytes of an artifact that a record names.
+    ///
+    /// # Errors
+    /// If they are not there, or not what they were.
+    fn artifact(&mut self, digest: Sha256) -> Result<Vec<u8>, MissingArtifact>;
+}
+
+/// An artifact that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the artifact `{digest}` cannot be read: {why}")]
+pub struct MissingArtifact {
+    /// Which.
+    pub digest: Sha256,
+    /// The reason.
+    pub why: String,
 }
 
 /// A record that could not be read.
@@ -85,6 +102,9 @@ pub enum Halt {
     /// An older record could not be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// An artifact could not be read.
+    #[error(transparent)]
+    Artifact(#[from] MissingArtifact),
     /// A spec in the log is not valid to this binary.
     #[error("the spec of `{model}` in the log is not valid here: {why}")]
     Spec {
@@ -163,7 +183,7 @@ impl Engine {
             Event::Decided(decided) => self.decided(at, decided, history)?,
             Event::Feedback(feedback) => self.feedback(feedback, history)?,
             Event::Examples(examples) => self.examples(at, examples),
-            Event::Changed(change) => self.changed(at, change)?,
+            Event::Changed(change) => self.changed(at, change, history)?,
             // The driver has put the state of the other fold in place.
             Event::Rewound { asked } => {
                 self.state.rewinds.retain(|r| r != asked);
@@ -281,7 +301,7 @@ impl Engine {
         self.state.alerts.push(alert);
     }
 
-    fn changed(&mut self, at: At, change: &Change) -> Result<(), Halt> {
+    fn changed(&mut self, at: At, change: &Change, history: &mut dyn History) -> Result<(), Halt> {
         let (incarnation, seq) = self.state.registry;
         let expected = if change.incarnation == incarnation { seq + 1 } else { 1 };
         if change.seq != expected || change.incarnation < incarnation {
@@ -291,6 +311,13 @@ impl Engine {
         if let ChangeKind::Enrolled { model, version, learner, spec, inherits, .. } = &change.kind {
             let invalid = |why| Halt::Spec { model: model.clone(), why };
             self.state.enrol(model, version, *learner, spec, *inherits).map_err(invalid)?;
+            self.dirty.insert(model.clone());
+        }
+        if let ChangeKind::Restored { model, version, learner, artifact } = &change.kind {
+            let bytes = history.artifact(*artifact)?;
+            let why = |e: ArtifactError| MissingArtifact { digest: *artifact, why: e.to_string() };
+            let artifact = Artifact::read(&bytes).map_err(why)?;
+            self.state.restore(model, version, *learner, artifact);
             self.dirty.insert(model.clone());
         }
         if let ChangeKind::Learner { model, change } = &change.kind

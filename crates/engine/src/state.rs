@@ -6,6 +6,7 @@ use std::{
 };
 
 use pawl_domain::{ActionName, Alert, CheckedSpec, LearnerId, ModelName, Sha256};
+use pawl_learn::Artifact;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -139,7 +140,25 @@ impl State {
     ) -> Result<(), String> {
         let spec = Arc::new(CheckedSpec::from_json(spec)?);
         let old = self.models.get_mut(name).and_then(|m| m.learners.get_mut(&inherits?));
-        let enrolled = Enrolled::new(spec.clone(), version.clone(), learner, old);
+        let enrolled = Enrolled::new(spec, version.clone(), learner, old);
+        self.put(name, enrolled);
+        Ok(())
+    }
+
+    pub(crate) fn restore(
+        &mut self,
+        name: &ModelName,
+        version: &Version,
+        learner: LearnerId,
+        artifact: Artifact,
+    ) {
+        self.put(name, Enrolled::restored(artifact, version.clone(), learner));
+    }
+
+    /// Puts a learner into production.
+    fn put(&mut self, name: &ModelName, enrolled: Enrolled) {
+        let (learner, version) = (enrolled.id(), enrolled.version().clone());
+        let spec = enrolled.shared_spec();
         let model = self.models.entry(name.clone()).or_insert_with(|| Model {
             production: learner,
             learners: BTreeMap::new(),
@@ -152,7 +171,7 @@ impl State {
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;
         let names = spec.actions().iter().map(|a| a.name.clone()).collect();
-        model.actions.insert(version.clone(), names);
+        model.actions.insert(version, names);
         for metric in spec.metrics() {
             let next = model.bits.len() as u8 + 1;
             model.bits.entry(metric.name.clone()).or_insert(next);
@@ -160,7 +179,6 @@ impl State {
         let deadlines: Vec<(&ModelName, u64)> =
             self.models.iter().map(|(name, m)| (name, m.deadline_ms())).collect();
         self.join.set_deadlines(&deadlines, self.position);
-        Ok(())
     }
 }
 

@@ -39,15 +39,20 @@ impl Server {
     }
 
     fn send(&self, request: RequestBuilder) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.bytes(request)?).unwrap_or(Value::Null))
+    }
+
+    fn bytes(&self, request: RequestBuilder) -> Result<Vec<u8>> {
         let response = request.send().map_err(|e| {
             anyhow!("no answer from `{}`: {e}; is `pawl serve` running there?", self.server)
         })?;
         let status = response.status();
-        let text = response.text()?;
-        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let body = response.bytes()?;
         if status.is_success() {
-            return Ok(value);
+            return Ok(body.to_vec());
         }
+        let text = String::from_utf8_lossy(&body);
+        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         let error = &value["error"];
         match (error["code"].as_str(), error["message"].as_str(), error["remedy"].as_str()) {
             (Some(code), Some(message), Some(remedy)) => bail!("{message} ({code}): {remedy}"),
@@ -64,6 +69,18 @@ impl Server {
     pub fn post(&self, path: &str, body: String) -> Result<Value> {
         let request = self.request(Method::POST, path)?;
         self.send(request.header("content-type", "application/json").body(body))
+    }
+
+    /// `GET path`, for bytes that are no JSON.
+    pub fn download(&self, path: &str) -> Result<Vec<u8>> {
+        self.bytes(self.request(Method::GET, path)?)
+    }
+
+    /// `POST path` with an artifact.
+    pub fn upload(&self, path: &str, bytes: Vec<u8>) -> Result<Value> {
+        let request = self.request(Method::POST, path)?;
+        let request = request.timeout(std::time::Duration::from_secs(120));
+        self.send(request.header("content-type", "application/octet-stream").body(bytes))
     }
 
     /// `DELETE path`.

@@ -88,7 +88,7 @@ fn main() -> std::process::ExitCode {
         }),
         Command::Simulate(command) => command.run(server.json),
         Command::Learner(command) => command.run(&server),
-        Command::Learn(command) => command.run(server.json),
+        Command::Learn(command) => command.run(&server),
         Command::Spec(command) => command.run(server.json),
         Command::Config(ConfigCommand::Explain) => {
             say!("{}", pawl_server::Config::explain().trim_end());

@@ -57,6 +57,7 @@ pub struct Config {
 #[expect(missing_docs, reason = "documented by KEYS")]
 pub struct Limits {
     pub body_bytes: usize,
+    pub artifact_bytes: usize,
     pub batch: usize,
     pub in_flight: usize,
     pub connections: usize,
@@ -107,6 +108,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 1 << 20,
+            artifact_bytes: 256 << 20,
             batch: 1000,
             in_flight: 1024,
             connections: 10_000,
@@ -158,6 +160,7 @@ pub const KEYS: &[(&str, &str)] = &[
         "longest time between two checkpoints; a spec may ask for less, and one comes sooner when the tail would take more than a second to fold",
     ),
     ("limits.body_bytes", "largest request body; 413 beyond"),
+    ("limits.artifact_bytes", "largest artifact that may be sent; 413 beyond"),
     ("limits.batch", "most items of a batch; 422 beyond"),
     ("limits.in_flight", "most requests at once; 429 beyond"),
     ("limits.connections", "most open connections; more wait to be accepted"),

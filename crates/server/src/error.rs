@@ -51,6 +51,8 @@ codes! {
     InvalidJson "invalid_json" 400 false "send a JSON object";
     /// The spec does not hold together.
     InvalidSpec "invalid_spec" 422 false "correct every field in `detail`; `pawl spec check` tells the same";
+    /// The artifact cannot be read.
+    InvalidArtifact "invalid_artifact" 422 false "send a file that `pawl learn --out` or `pawl version download` wrote";
     /// The context is not an object.
     InvalidContext "invalid_context" 422 false "send `context` as a JSON object";
     /// Nothing can be chosen.
@@ -84,7 +86,7 @@ codes! {
     /// The key may not do that.
     Forbidden "forbidden" 403 false "use a key with the scope and model that `detail` names";
     /// The body is too large.
-    BodyTooLarge "body_too_large" 413 false "send less, or raise `limits.body_bytes`";
+    BodyTooLarge "body_too_large" 413 false "send less, or raise `limits.body_bytes` (of artifacts `limits.artifact_bytes`)";
     /// The caller was too slow.
     BodyTimeout "body_timeout" 408 true "send the body without pauses";
     /// Too many requests at once.

@@ -18,11 +18,13 @@ use crate::{
     auth::Caller,
     decide, decisions, elsewhere,
     error::{ApiError, ApiResult, Code},
-    explain, feedback, health, learner, models, openapi, predict,
+    explain, feedback, health, learner, models, openapi, predict, versions,
 };
 
 /// How long a client may take to send a request.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for an artifact.
+const ARTIFACT_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Body = axum::body::Body;
 /// A connection and its place among those that may be open.
@@ -206,6 +208,20 @@ where
     tokio::time::timeout(READ_TIMEOUT, collect(body, most)).await.map_err(late)?
 }
 
+/// Reads the body of a request that carries an artifact.
+pub(crate) async fn read_artifact<B>(app: &App, body: B) -> ApiResult<Bytes>
+where
+    B: hyper::body::Body<Data = Bytes>,
+    B::Error: core::fmt::Display,
+{
+    let most = app.config().limits.artifact_bytes;
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large(most));
+    }
+    let late = |_| ApiError::new(Code::BodyTimeout, "the artifact did not come within a minute");
+    tokio::time::timeout(ARTIFACT_TIMEOUT, collect(body, most)).await.map_err(late)?
+}
+
 fn too_large(most: usize) -> ApiError {
     ApiError::new(Code::BodyTooLarge, format!("the body has more than {most} bytes"))
 }
@@ -312,7 +328,9 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/models", get(models::list).post(models::create))
         .route("/v1/models/{model}", get(models::show))
-        .route("/v1/models/{model}/versions", get(models::versions).post(models::add_version))
+        .route("/v1/models/{model}/versions", get(versions::list).post(versions::add))
+        .route("/v1/models/{model}/versions/cut", post(versions::cut))
+        .route("/v1/models/{model}/versions/{version}/artifact", get(versions::artifact))
         .route("/v1/models/{model}/decide", any(method_not_allowed))
         .route("/v1/feedback", any(method_not_allowed))
         .route("/v1/models/{model}/decide/batch", post(decide::batch))

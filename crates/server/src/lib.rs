@@ -19,6 +19,7 @@ mod models;
 pub mod openapi;
 mod predict;
 mod requests;
+mod versions;
 
 pub use app::{App, StartError};
 pub use config::Config;

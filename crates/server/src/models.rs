@@ -6,12 +6,9 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response, header};
-use pawl_domain::{Alert, CheckedSpec, ModelName, ModelSpec, Position, Sha256, spec::Kind};
+use pawl_domain::{Alert, ModelName, Position, Sha256, spec::Kind};
 use pawl_engine::{Enrolled, Status, Tally};
-use pawl_store::{
-    artifacts,
-    registry::{By, NewKey, RegistryError, Scope, VersionRow},
-};
+use pawl_store::registry::{By, NewKey, RegistryError, Scope};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,6 +19,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     feedback::time,
     http::{self, read_body},
+    versions::{self, New, describe_version},
 };
 
 pub(crate) fn refused(e: RegistryError) -> ApiError {
@@ -53,34 +51,11 @@ pub(crate) fn by(app: &App, caller: &Caller, headers: &HeaderMap) -> By {
     By { at_ms: app.now_ms(), principal: caller.principal(), why }
 }
 
-fn describe_version(row: &VersionRow) -> Value {
-    json!({
-        "version": row.version.to_string(),
-        "stage": row.stage,
-        "learner": row.learner.to_string(),
-        "spec_sha256": row.spec_sha256.to_string(),
-        "created_ms": row.created_ms,
-        "created_by": row.created_by,
-    })
-}
-
-/// Reads the spec in the body, checks it and stores it as an artifact.
-async fn spec_of(app: &Arc<App>, body: axum::body::Body) -> ApiResult<CheckedSpec> {
-    let body = read_body(app, body).await?;
-    let invalid = |why: String| ApiError::new(Code::InvalidSpec, why);
-    let spec = ModelSpec::from_json(utf8(&body)?).map_err(invalid)?;
-    let spec = spec.check().map_err(|e| invalid(e.to_string()))?;
-    let (disk, text) = (app.disk().clone(), spec.to_json());
-    let stored =
-        tokio::task::spawn_blocking(move || artifacts::put(disk.as_ref(), text.as_bytes()));
-    stored.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
-    Ok(spec)
-}
-
-/// Create a model from its spec: version 1.0.0, in production.
+/// Create a model from its spec, or from an artifact with what was learned: version 1.0.0, in production.
 #[utoipa::path(
-    post, path = "/v1/models", request_body(content = Object, description = "a spec as JSON"),
-    responses((status = 201, description = "name, version, stage, learner, spec_sha256"))
+    post, path = "/v1/models",
+    request_body(content = Object, description = "a spec as JSON, or an artifact as application/octet-stream"),
+    responses((status = 201, description = "name, version, stage, learner, spec_sha256, artifact_sha256"))
 )]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -88,86 +63,16 @@ pub(crate) async fn create(
     body: axum::body::Body,
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
-    let spec = spec_of(&app, body).await?;
-    caller.may(Scope::Admin, Some(spec.name().as_str()))?;
+    let New { spec, artifact } = versions::read_new(&app, &caller, None, &headers, body).await?;
     let by = by(&app, &caller, &headers);
     let row = to_the_end(async move {
-        let row = app.registry().create_model(&spec, &by).await.map_err(refused)?;
+        let row = app.registry().create_model(&spec, artifact, &by).await.map_err(refused)?;
         app.relay().await.map(|()| row)
     })
     .await?;
     let mut value = describe_version(&row);
     value["name"] = json!(row.model);
     Ok(http::json(201, value.to_string()))
-}
-
-/// Add a version from a changed spec. Pawl computes its number; it goes into production and keeps what it can of the
-/// learning. `If-Match` with the present version guards against a change in between.
-#[utoipa::path(
-    post, path = "/v1/models/{model}/versions", request_body(content = Object, description = "a spec as JSON"),
-    params(("model" = String, Path, description = "name")),
-    responses((status = 201, description = "the version and the differences that made its number"))
-)]
-pub(crate) async fn add_version(
-    State(app): State<Arc<App>>,
-    Path(model): Path<String>,
-    headers: HeaderMap,
-    body: axum::body::Body,
-) -> ApiResult<Response<Full<Bytes>>> {
-    let caller = app.keys().caller(&headers, app.now_ms())?;
-    let model = model_name(&model)?;
-    caller.may(Scope::Admin, Some(model.as_str()))?;
-    let spec = spec_of(&app, body).await?;
-    if *spec.name() != model {
-        return Err(ApiError::field(
-            "name",
-            format!("`{}` is not the model of the path, `{model}`", spec.name()),
-        ));
-    }
-    let expected = match headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or_default()) {
-        None => None,
-        Some(text) => {
-            let text = text.trim_matches('"');
-            let version = text
-                .parse()
-                .map_err(|_| ApiError::field("If-Match", format!("`{text}` is not a version")));
-            Some(version?)
-        }
-    };
-    let by = by(&app, &caller, &headers);
-    let (row, differences) = to_the_end(async move {
-        let made = app.registry().create_version(&spec, expected.as_ref(), &by).await;
-        let made = made.map_err(refused)?;
-        app.relay().await.map(|()| made)
-    })
-    .await?;
-    let mut value = describe_version(&row);
-    value["name"] = json!(row.model);
-    value["differences"] = json!(differences);
-    Ok(http::json(201, value.to_string()))
-}
-
-/// List a model's versions, oldest first.
-#[utoipa::path(
-    get, path = "/v1/models/{model}/versions", params(("model" = String, Path, description = "name")),
-    responses((status = 200, description = "versions, each with its spec"))
-)]
-pub(crate) async fn versions(
-    State(app): State<Arc<App>>,
-    Path(model): Path<String>,
-    headers: HeaderMap,
-) -> ApiResult<Response<Full<Bytes>>> {
-    let caller = app.keys().caller(&headers, app.now_ms())?;
-    let model = model_name(&model)?;
-    caller.may(Scope::Read, Some(model.as_str()))?;
-    let rows = app.registry().versions(&model).await.map_err(refused)?;
-    let version = |row: &VersionRow| {
-        let mut value = describe_version(row);
-        value["spec"] = serde_json::from_str(&row.spec).unwrap_or(Value::Null);
-        value
-    };
-    let versions: Vec<Value> = rows.iter().map(version).collect();
-    Ok(http::json(200, json!({"versions": versions}).to_string()))
 }
 
 /// List the models that answer.

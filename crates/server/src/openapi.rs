@@ -4,7 +4,9 @@ use axum::response::IntoResponse;
 use hyper::header;
 use utoipa::OpenApi;
 
-use crate::{decide, decisions, elsewhere, explain, feedback, health, learner, models, predict};
+use crate::{
+    decide, decisions, elsewhere, explain, feedback, health, learner, models, predict, versions,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,8 +29,10 @@ use crate::{decide, decisions, elsewhere, explain, feedback, health, learner, mo
         learner::change,
         models::list,
         models::show,
-        models::versions,
-        models::add_version,
+        versions::list,
+        versions::add,
+        versions::cut,
+        versions::artifact,
         models::create_key,
         models::keys,
         models::revoke_key,

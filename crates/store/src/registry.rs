@@ -1,16 +1,15 @@
 //! The registry: models, versions, keys. Each change appends one row to `changes`, in the same transaction.
 
 mod keys;
+mod versions;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use pawl_domain::{
-    CheckedSpec, LearnerId, ModelName, Sha256,
-    bump::{self, Difference},
+    ModelName, Sha256,
     event::{Change, ChangeKind, LearnerChange},
     spec::METRICS_MAX,
 };
-use semver::Version;
 use sqlx::{
     Row, Sqlite, SqlitePool, Transaction,
     sqlite::{
@@ -19,6 +18,7 @@ use sqlx::{
 };
 
 pub use keys::{Key, NewKey, Scope};
+pub use versions::VersionRow;
 
 /// Why the registry refused.
 #[derive(Debug, thiserror::Error)]
@@ -71,27 +71,6 @@ pub enum RegistryError {
         /// What is.
         value: String,
     },
-}
-
-/// One version of a model.
-#[derive(Clone, Debug)]
-pub struct VersionRow {
-    /// Of which model.
-    pub model: ModelName,
-    /// The version.
-    pub version: Version,
-    /// `production` or `archived`.
-    pub stage: String,
-    /// The learner enrolled on it.
-    pub learner: LearnerId,
-    /// The spec, as canonical JSON.
-    pub spec: String,
-    /// Its digest.
-    pub spec_sha256: Sha256,
-    /// When it was made.
-    pub created_ms: u64,
-    /// By which key.
-    pub created_by: Option<String>,
 }
 
 /// One row of the audit trail.
@@ -185,91 +164,6 @@ impl Registry {
         self.pool.close().await;
     }
 
-    /// Creates a model with `spec` as version 1.0.0, in production.
-    ///
-    /// # Errors
-    /// If the name is taken.
-    pub async fn create_model(
-        &self,
-        spec: &CheckedSpec,
-        by: &By,
-    ) -> Result<VersionRow, RegistryError> {
-        let mut tx = self.begin().await?;
-        let name = spec.name();
-        let taken = sqlx::query("SELECT name FROM models WHERE name = ?").bind(name.as_str());
-        if taken.fetch_optional(&mut *tx).await?.is_some() {
-            return Err(RegistryError::Exists { what: "a model named", name: name.to_string() });
-        }
-        let version = Version::new(1, 0, 0);
-        sqlx::query("INSERT INTO models (name, kind, production, learner, created_ms) VALUES (?, ?, ?, 1, ?)")
-            .bind(name.as_str())
-            .bind(spec.kind().as_str())
-            .bind(version.to_string())
-            .bind(by.at_ms.cast_signed())
-            .execute(&mut *tx)
-            .await?;
-        let row = insert_version(&mut tx, spec, version, LearnerId(1), None, by).await?;
-        tx.commit().await?;
-        Ok(row)
-    }
-
-    /// Adds the version that `spec` makes of its model, and puts it into production in place of the last.
-    /// `expected` is the version that the caller believes to be in production.
-    ///
-    /// # Errors
-    /// If the model is unknown, has moved on, or has this spec already.
-    pub async fn create_version(
-        &self,
-        spec: &CheckedSpec,
-        expected: Option<&Version>,
-        by: &By,
-    ) -> Result<(VersionRow, Vec<Difference>), RegistryError> {
-        let mut tx = self.begin().await?;
-        let name = spec.name();
-        let row = sqlx::query("SELECT production, learner FROM models WHERE name = ?")
-            .bind(name.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        let Some(row) = row else {
-            return Err(RegistryError::NotFound { what: "model", name: name.to_string() });
-        };
-        let production: Version = parse("a version", row.try_get("production")?)?;
-        if let Some(expected) = expected.filter(|e| **e != production) {
-            let (expected, actual) = (expected.to_string(), production.to_string());
-            return Err(RegistryError::Conflict { model: name.clone(), expected, actual });
-        }
-        let learner = row.try_get::<u32, _>("learner")?;
-        let old: String = sqlx::query("SELECT spec FROM versions WHERE model = ? AND version = ?")
-            .bind(name.as_str())
-            .bind(production.to_string())
-            .fetch_one(&mut *tx)
-            .await?
-            .try_get("spec")?;
-        let old_spec = CheckedSpec::from_json(&old)
-            .map_err(|why| RegistryError::Corrupt { what: "a valid spec", value: why })?;
-        check_metric_names(&mut tx, spec).await?;
-        let differences = bump::differences(&old_spec, spec);
-        let Some(version) = bump::next(&production, &differences) else {
-            return Err(RegistryError::Unchanged(name.clone()));
-        };
-        sqlx::query(
-            "UPDATE versions SET stage = 'archived' WHERE model = ? AND stage = 'production'",
-        )
-        .bind(name.as_str())
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query("UPDATE models SET production = ?, learner = ? WHERE name = ?")
-            .bind(version.to_string())
-            .bind(learner + 1)
-            .bind(name.as_str())
-            .execute(&mut *tx)
-            .await?;
-        let from = Some((LearnerId(learner), old));
-        let row = insert_version(&mut tx, spec, version, LearnerId(learner + 1), from, by).await?;
-        tx.commit().await?;
-        Ok((row, differences))
-    }
-
     /// Tells a model's learner something.
     ///
     /// # Errors
@@ -292,21 +186,6 @@ impl Registry {
         append_change(&mut tx, row, by).await?;
         tx.commit().await?;
         Ok(())
-    }
-
-    /// Every version of a model, oldest first.
-    ///
-    /// # Errors
-    /// If the model is unknown.
-    pub async fn versions(&self, model: &ModelName) -> Result<Vec<VersionRow>, RegistryError> {
-        let rows = sqlx::query("SELECT * FROM versions WHERE model = ? ORDER BY learner")
-            .bind(model.as_str())
-            .fetch_all(&self.pool)
-            .await?;
-        if rows.is_empty() {
-            return Err(RegistryError::NotFound { what: "model", name: model.to_string() });
-        }
-        rows.iter().map(version_row).collect()
     }
 
     /// The changes after `seq` of the present incarnation, at most `limit`, as the log takes them.
@@ -373,89 +252,6 @@ impl Registry {
         };
         rows.iter().map(row).collect()
     }
-}
-
-fn version_row(row: &SqliteRow) -> Result<VersionRow, RegistryError> {
-    Ok(VersionRow {
-        model: parse("a model name", row.try_get("model")?)?,
-        version: parse("a version", row.try_get("version")?)?,
-        stage: row.try_get("stage")?,
-        learner: LearnerId(row.try_get("learner")?),
-        spec: row.try_get("spec")?,
-        spec_sha256: parse("a digest", row.try_get("spec_sha256")?)?,
-        created_ms: number(row, "created_ms")?,
-        created_by: row.try_get("created_by")?,
-    })
-}
-
-/// A decision has one bit for each metric that any version of its model ever had.
-async fn check_metric_names(
-    tx: &mut Transaction<'static, Sqlite>,
-    spec: &CheckedSpec,
-) -> Result<(), RegistryError> {
-    let rows = sqlx::query("SELECT spec FROM versions WHERE model = ?")
-        .bind(spec.name().as_str())
-        .fetch_all(&mut **tx)
-        .await?;
-    let mut names: BTreeSet<String> = spec.metrics().iter().map(|m| m.name.clone()).collect();
-    for row in rows {
-        let text: String = row.try_get("spec")?;
-        let old = CheckedSpec::from_json(&text)
-            .map_err(|why| RegistryError::Corrupt { what: "a valid spec", value: why })?;
-        names.extend(old.metrics().iter().map(|m| m.name.clone()));
-    }
-    if names.len() > METRICS_MAX {
-        return Err(RegistryError::TooManyMetrics(names.len()));
-    }
-    Ok(())
-}
-
-async fn insert_version(
-    tx: &mut Transaction<'static, Sqlite>,
-    spec: &CheckedSpec,
-    version: Version,
-    learner: LearnerId,
-    from: Option<(LearnerId, String)>,
-    by: &By,
-) -> Result<VersionRow, RegistryError> {
-    let json = spec.to_json();
-    let digest = spec.sha256();
-    sqlx::query(
-        "INSERT INTO versions (model, version, stage, learner, spec, spec_sha256, created_ms, created_by) \
-         VALUES (?, ?, 'production', ?, ?, ?, ?, ?)",
-    )
-    .bind(spec.name().as_str())
-    .bind(version.to_string())
-    .bind(learner.0)
-    .bind(&json)
-    .bind(digest.to_string())
-    .bind(by.at_ms.cast_signed())
-    .bind(by.principal.as_deref())
-    .execute(&mut **tx)
-    .await?;
-    let (inherits, before) = from.unzip();
-    let kind = ChangeKind::Enrolled {
-        model: spec.name().clone(),
-        version: version.clone(),
-        learner,
-        spec: json.clone(),
-        spec_sha256: digest,
-        inherits,
-    };
-    let action = if before.is_some() { "version.create" } else { "model.create" };
-    let subject = format!("{}@{version}", spec.name());
-    let row = NewChange { action, subject: &subject, before, after: Some(json.clone()), kind };
-    append_change(tx, row, by).await?;
-    Ok(VersionRow {
-        model: spec.name().clone(),
-        version,
-        stage: "production".to_owned(),
-        learner,
-        spec: json,
-        spec_sha256: digest,
-        created_ms: by.at_ms,
-        created_by: by.principal.as_deref().map(str::to_owned),
-    })
 }
 
 /// Appends one row to `changes`: seq is dense because the transaction holds the write lock.

@@ -21,7 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("store", &["domain"]),
     ("driver", &["domain", "engine", "model", "store"]),
     ("server", &["domain", "stats", "model", "learn", "engine", "store", "driver"]),
-    ("pawl", &["domain", "stats", "model", "engine", "store", "driver", "server"]),
+    ("pawl", &["domain", "stats", "model", "learn", "engine", "store", "driver", "server"]),
     ("sim", &["domain", "stats", "model", "engine", "store", "driver"]),
     ("xtask", &["domain", "stats", "model", "learn", "engine", "store", "driver"]),
 ];

@@ -23,7 +23,8 @@ use pawl_driver::Unlogged;
 use pawl_engine::Status;
 
 use self::source::{Chunk, Source};
-use super::read_spec;
+use super::{model, read_spec};
+use crate::client::Server;
 
 /// Options of `pawl learn`.
 #[derive(Args, Debug)]
@@ -39,6 +40,12 @@ pub struct Learn {
     /// A column or field with the importance of each example
     #[arg(long)]
     weight: Option<String>,
+    /// Leave what was learned in this file (.safetensors)
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Leave what was learned on the server: a new model, or a new version of the one of that name
+    #[arg(long)]
+    leave: bool,
 }
 
 /// What came of it.
@@ -51,8 +58,13 @@ struct Learned {
 
 impl Learn {
     /// Runs the command.
-    pub fn run(&self, json: bool) -> Result<()> {
+    pub fn run(&self, server: &Server) -> Result<()> {
         let spec = Arc::new(read_spec(&self.spec)?);
+        if let Some(out) =
+            self.out.as_ref().filter(|o| o.extension().is_none_or(|e| e != "safetensors"))
+        {
+            bail!("`--out {}` must end in .safetensors", out.display());
+        }
         if spec.kind() == Kind::Policy {
             bail!("`{}` is a policy, which `pawl simulate` runs over a table", spec.name());
         }
@@ -70,10 +82,24 @@ impl Learn {
             unlabelled: learned.unlabelled,
             seconds: learned.seconds,
         };
-        if json {
-            say!("{}", serde_json::to_string(&report.to_json())?);
+        let mut json = report.to_json();
+        let mut text = report.to_text().trim_end().to_owned();
+        if self.out.is_some() || self.leave {
+            let bytes = enrolled.artifact()?;
+            if let Some(out) = &self.out {
+                model::write_artifact(out, &bytes)?;
+                text.push_str(&format!("\nwritten to `{}`", out.display()));
+            }
+            if self.leave {
+                let (reply, say) = model::leave(server, &spec, bytes)?;
+                text.push_str(&format!("\n{}", say(&reply)));
+                json["left"] = reply;
+            }
+        }
+        if server.json {
+            say!("{json}");
         } else {
-            say!("{}", report.to_text().trim_end());
+            say!("{text}");
         }
         Ok(())
     }

@@ -411,3 +411,76 @@ fn a_divergence_is_undone_and_told() {
     assert!(why.contains("exploding_loss"), "{why}");
     assert_eq!(bytes.windows(14).filter(|w| *w == b"exploding_loss").count(), 1);
 }
+
+/// What a file taught goes to a server; what the server learned on goes to a file, and to another server: each predicts
+/// the same, and goes on over a crash.
+#[test]
+fn what_was_learned_moves_between_files_and_servers() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut server = Server::start(dirs[0].path(), &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("churn.toml"), CHURN).unwrap();
+    let mut csv = "calls,plan,label\n".to_owned();
+    for i in 0..3000 {
+        let calls = pawl_stats::rng::uniform(5, i) * 10.0;
+        let label = if calls > 5.0 { "leave" } else { "stay" };
+        writeln!(csv, "{calls},pro,{label}").unwrap();
+    }
+    std::fs::write(path("churn.csv"), csv).unwrap();
+    let (spec, data, out) = (path("churn.toml"), path("churn.csv"), path("churn.safetensors"));
+    let said = pawl(&server, &["learn", &spec, "--data", &data, "--out", &out, "--leave"]);
+    assert!(said.contains("created `churn` 1.0.0, in production"), "{said}");
+    let predict = |server: &Server| {
+        let body = r#"{"instances": [{"calls": 9, "plan": "pro"}, {"calls": 1}], "log": false}"#;
+        server.ok("/v1/models/churn/predict", body)["predictions"].clone()
+    };
+    let begun = predict(&server);
+    assert!(begun[0]["probabilities"]["leave"].as_f64().unwrap() > 0.9, "{begun}");
+    assert_eq!(server.json("/v1/models/churn")["learners"][0]["examples"], 3000);
+    let example = json!({"context": {"calls": 9.0, "plan": "pro"}, "label": "leave"});
+    let body = json!({"examples": vec![example; 64]}).to_string();
+    learned(&server, &server.ok("/v1/models/churn/examples", &body));
+    let then = predict(&server);
+    assert_ne!(then, begun, "it learns on");
+    let cut = path("cut.safetensors");
+    let said = pawl(&server, &["version", "cut", "churn", "--out", &cut]);
+    assert!(said.starts_with("cut `churn` 1.0.1 at 0."), "{said}");
+    assert_eq!(server.json("/v1/models/churn")["production"], "1.0.0");
+    let said = pawl(&server, &["version", "list", "churn"]);
+    assert!(said.contains("1.0.1      staging"), "{said}");
+    let again = path("again.safetensors");
+    pawl(&server, &["version", "download", "churn@1.0.1", "--out", &again]);
+    assert_eq!(std::fs::read(&cut).unwrap(), std::fs::read(&again).unwrap());
+    let other = Server::start(dirs[1].path(), &[]);
+    pawl(&other, &["model", "create", &cut]);
+    assert_eq!(predict(&other), then);
+    // Back to what the file taught, as a version of its own; also after a crash, which folds the change again.
+    let said = pawl(&server, &["version", "create", &out]);
+    assert!(said.contains("`churn` is at 1.0.2 in production"), "{said}");
+    assert_eq!(predict(&server), begun);
+    server.kill();
+    let server = Server::start(dirs[0].path(), &[]);
+    assert_eq!(predict(&server), begun);
+    refuses_what_is_no_artifact(&server, &out);
+    assert_eq!(server.terminate(), Some(0));
+    let replay = Command::new(env!("CARGO_BIN_EXE_pawl"))
+        .args(["log", "replay", "--json", "--data"])
+        .arg(dirs[0].path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(replay.stdout).unwrap();
+    assert!(said.contains("\"equal\":true"), "{said}");
+}
+
+fn refuses_what_is_no_artifact(server: &Server, good: &str) {
+    let mut bytes = std::fs::read(good).unwrap();
+    bytes.truncate(bytes.len() - 9);
+    let cut_off = good.replace("churn.safetensors", "cut off.safetensors");
+    std::fs::write(&cut_off, bytes).unwrap();
+    let output = server.command(&["model", "create", &cut_off]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("cut off.safetensors"), "{said}");
+    let output = server.command(&["version", "download", "churn@9.9.9", "--out", &cut_off]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("does not exist"));
+}

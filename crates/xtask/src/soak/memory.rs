@@ -112,7 +112,7 @@ fn enrol(data: &Path, log: &Log, spec: &CheckedSpec) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let registry = Registry::open(&data.join("registry.sqlite")).await?;
-        registry.create_model(spec, &By::default()).await?;
+        registry.create_model(spec, None, &By::default()).await?;
         for change in registry.changes_after(0, 10).await? {
             log.append_event(&Event::Changed(change))?;
         }
