@@ -172,7 +172,13 @@ impl Learner {
         scratch: &mut Scratch,
     ) {
         self.begin_batch(scratch);
-        for (example, x) in batch {
+        let mut batch = batch.into_iter().peekable();
+        while let Some((example, x)) = batch.next() {
+            if let Some((next, x)) = batch.peek()
+                && let Models::Online(models) = &self.metrics[next.metric].models
+            {
+                models[usize::from(next.action)].touch(&x.diagonal);
+            }
             self.examples += 1;
             self.take_gradient(policy, example, x, scratch);
         }

@@ -94,13 +94,10 @@ struct Undo {
     split: usize,
 }
 
-/// Which coordinates stand in `undo` already. It follows from that.
+/// Which coordinates stand in `undo` already, of this batch: a bit each, so that it stays in the cache. It follows
+/// from that.
 #[derive(Clone, Debug, Default)]
-struct Noted {
-    /// The mark at which each was noted last.
-    at: Vec<u32>,
-    mark: u32,
-}
+struct Noted(Vec<u64>);
 
 impl PartialEq for Noted {
     fn eq(&self, _: &Self) -> bool {
@@ -245,6 +242,13 @@ impl Online {
         self.mark_good();
     }
 
+    /// Brings the coordinates of an example that comes next into the cache, while another is learned.
+    #[inline]
+    pub(crate) fn touch(&self, x: &[(u32, f64)]) {
+        let first = |slot: u32| self.coordinates[slot as usize * self.outputs].w.to_bits();
+        core::hint::black_box(x.iter().fold(0, |all, &(slot, _)| all ^ first(slot)));
+    }
+
     /// w·x of every output.
     pub fn scores(&self, x: &[(u32, f64)], scores: &mut Vec<f64>) {
         scores.clear();
@@ -335,24 +339,25 @@ impl Online {
     /// good. Its own updates are judged with the next.
     pub fn end_batch(&mut self) {
         self.totals.batches += 1;
+        self.forget_noted();
         self.undo.at.drain(..self.undo.split);
         self.undo.before.drain(..self.undo.split);
         self.undo.split = self.undo.at.len();
         self.good = [self.good[1], self.totals];
-        self.next_mark();
     }
 
     /// Makes the present state the one to which [`Online::go_back`] returns.
     pub fn mark_good(&mut self) {
+        self.forget_noted();
         self.undo = Undo::default();
         self.good = [self.totals; 2];
-        self.next_mark();
     }
 
-    fn next_mark(&mut self) {
-        self.noted.mark = self.noted.mark.wrapping_add(1);
-        if self.noted.mark == 0 {
-            self.noted = Noted::default();
+    /// Nothing is noted of the next batch yet.
+    fn forget_noted(&mut self) {
+        if !self.noted.0.is_empty() {
+            let this = &self.undo.at[self.undo.split..];
+            this.iter().for_each(|at| self.noted.0[*at as usize / 64] = 0);
         }
     }
 
@@ -370,19 +375,20 @@ impl Online {
 
     /// Makes ready to note changes.
     fn begin(&mut self) {
-        if self.noted.at.len() != self.coordinates.len() {
-            self.noted.at = vec![0; self.coordinates.len()];
-            self.noted.mark = 1;
+        let words = self.coordinates.len().div_ceil(64);
+        if self.noted.0.len() != words {
+            self.noted.0 = vec![0; words];
             let this = &self.undo.at[self.undo.split..];
-            this.iter().for_each(|at| self.noted.at[*at as usize] = 1);
+            this.iter().for_each(|at| self.noted.0[*at as usize / 64] |= 1 << (at % 64));
         }
     }
 
     /// Notes a coordinate before its first change since the last good state.
     #[inline(always)]
     fn note(&mut self, at: usize) {
-        if self.noted.at[at] != self.noted.mark {
-            self.noted.at[at] = self.noted.mark;
+        let (word, bit) = (&mut self.noted.0[at / 64], 1 << (at % 64));
+        if *word & bit == 0 {
+            *word |= bit;
             self.undo.at.push(at as u32);
             self.undo.before.push(self.coordinates[at]);
         }
