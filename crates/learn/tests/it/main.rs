@@ -9,4 +9,5 @@ mod faults;
 mod gradient;
 mod laws;
 mod reference;
+mod rls;
 mod text;
