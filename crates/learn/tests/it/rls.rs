@@ -17,9 +17,8 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         b.swap(column, pivot.unwrap());
         for row in column + 1..d {
             let factor = a[row][column] / a[column][column];
-            for k in column..d {
-                a[row][k] -= factor * a[column][k];
-            }
+            let pivot = a[column].clone();
+            a[row].iter_mut().zip(pivot).for_each(|(v, p)| *v -= factor * p);
             b[row] -= factor * b[column];
         }
     }
