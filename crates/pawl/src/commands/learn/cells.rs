@@ -369,6 +369,24 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// A reader that fails where one row takes more than it may.
+struct Bounded<R> {
+    inner: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            return Err(std::io::Error::other(format!("a row has more than {LINE_MAX} bytes")));
+        }
+        let most = buffer.len().min(self.left);
+        let n = self.inner.read(&mut buffer[..most])?;
+        self.left -= n;
+        Ok(n)
+    }
+}
+
 fn quoted(
     reader: impl Read,
     mut found: Option<Columns>,
@@ -376,10 +394,16 @@ fn quoted(
     columns: &impl Fn(&[&str]) -> Result<Columns>,
     maker: &mut Maker<'_, '_>,
 ) -> Result<()> {
-    let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(reader);
+    let bounded = Bounded { inner: reader, left: LINE_MAX };
+    let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bounded);
     let mut record = csv::StringRecord::new();
     let mut number = before;
-    while csv.read_record(&mut record)? {
+    loop {
+        let place = || format!("in row {}: is a quote not closed?", number + 1);
+        if !csv.read_record(&mut record).with_context(place)? {
+            break;
+        }
+        csv.get_mut().left = LINE_MAX;
         number += 1;
         let Some(columns) = &found else {
             found = Some(columns(&record.iter().collect::<Vec<_>>())?);
@@ -479,5 +503,15 @@ algorithm = "sgd"
         ] {
             assert_eq!(format!("{:#}", rows(bad).unwrap_err()), expected);
         }
+    }
+
+    /// One quote that is not closed makes a cell of the rest of the file: it must not become as much memory.
+    #[test]
+    fn a_row_without_an_end_is_refused() {
+        let endless = std::io::repeat(b'x').take(10 * LINE_MAX as u64);
+        let mut reader = Bounded { inner: (&b"a,\""[..]).chain(endless), left: LINE_MAX };
+        let mut read = Vec::new();
+        let error = reader.read_to_end(&mut read).unwrap_err().to_string();
+        assert!(error.contains("more than 67108864 bytes") && read.len() <= LINE_MAX, "{error}");
     }
 }
