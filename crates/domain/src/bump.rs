@@ -59,7 +59,7 @@ pub const RULES: &[(&str, Bump, &str)] = &[
     ),
     ("an action or a class added", Bump::Minor, "replies may name it"),
     (
-        "an action's payload or max changed",
+        "an action's payload, max or state changed, or a rule",
         Bump::Minor,
         "replies carry another payload, or other actions are eligible",
     ),
@@ -77,7 +77,7 @@ pub const RULES: &[(&str, Bump, &str)] = &[
         "another family of learner",
     ),
     (
-        "anything else: weights, incumbent, prior, explore, hyperparameters, feedback, batch",
+        "anything else: weights, incumbent, holdback, ramp, prior, explore, hyperparameters, feedback, batch",
         Bump::Patch,
         "same inputs and outputs, nothing relearned",
     ),
@@ -163,8 +163,12 @@ fn action_differences(
             Some(a) if max_of(new, a) != max_of(old, action) => {
                 note(Bump::Minor, field, "max changed");
             }
+            Some(a) if a.state != action.state => note(Bump::Minor, field, "state changed"),
             Some(_) => {}
         }
+    }
+    if old.spec().rules != new.spec().rules {
+        note(Bump::Minor, "rules".to_owned(), "changed");
     }
     for action in new.actions().iter().filter(|a| old.action(a.name.as_str()).is_none()) {
         note(Bump::Minor, format!("actions.{}", action.name), "added");

@@ -12,6 +12,7 @@ use crate::{
     alert::Alert,
     examples::Examples,
     id::{ActionName, DecisionId, LearnerId, ModelName, Position, Sha256},
+    levers::LeverChange,
     rewind::Conditions,
     spec::CheckedSpec,
 };
@@ -125,6 +126,12 @@ pub enum Removal {
     NotRequested,
     /// The named feature exceeds the action's `max`.
     Max(String),
+    /// The spec says that it is retired.
+    Retired,
+    /// The named rule denies it.
+    Rule(String),
+    /// An operator has disabled it.
+    Disabled,
 }
 
 /// A decision: what was known, what could be chosen, with which probabilities, and what was.
@@ -309,6 +316,13 @@ pub enum ChangeKind {
         learner: LearnerId,
         /// The digest of the artifact, which holds the spec.
         artifact: Sha256,
+    },
+    /// An operator pulled a lever of a model.
+    Lever {
+        /// Of which.
+        model: ModelName,
+        /// What.
+        change: LeverChange,
     },
 }
 

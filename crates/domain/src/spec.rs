@@ -4,6 +4,7 @@ mod check;
 mod feature;
 mod learner;
 mod online;
+mod rules;
 
 use std::collections::BTreeMap;
 
@@ -23,9 +24,10 @@ pub use learner::{
     Policy,
 };
 pub use online::{
-    ClipSpec, Gradient, Loss, LossName, Monitor, MonitorSpec, OnDrift, Online, RateSpec, Rule,
+    ClipSpec, Descent, Gradient, Loss, LossName, Monitor, MonitorSpec, OnDrift, Online, RateSpec,
     Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
 };
+pub use rules::{Condition, Rule, RuleSpec, Scalar, Within};
 
 /// The schema of specs that this version reads.
 pub const SCHEMA: u32 = 1;
@@ -58,6 +60,9 @@ pub struct ModelSpec {
     /// How the metrics make one score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objective: Option<ObjectiveSpec>,
+    /// Which actions a context forbids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleSpec>,
     /// When feedback counts as missing.
     #[serde(default)]
     pub feedback: FeedbackSpec,
@@ -141,9 +146,34 @@ pub struct ActionSpec {
     /// By number feature: not eligible beyond.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub max: BTreeMap<String, f64>,
+    /// Whether it may be chosen.
+    #[serde(default, skip_serializing_if = "ActionState::is_active")]
+    pub state: ActionState,
     /// By feature with `of = "action"`: its value where a request does not give one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub features: BTreeMap<String, serde_json::Value>,
+}
+
+/// Whether an action may be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionState {
+    /// It may.
+    #[default]
+    Active,
+    /// It may, but seldom: with a probability of at most [`PROBATION_MAX`].
+    Probation,
+    /// It may not. What it taught stays, and requests may still name it.
+    Retired,
+}
+
+/// The largest probability of an action on probation, where another is eligible.
+pub const PROBATION_MAX: f64 = 0.05;
+
+impl ActionState {
+    const fn is_active(&self) -> bool {
+        matches!(self, Self::Active)
+    }
 }
 
 /// The better direction of a metric.
@@ -195,6 +225,12 @@ pub struct ObjectiveSpec {
     /// The action that served before Pawl, and on fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incumbent: Option<ActionName>,
+    /// The share of traffic that is always the incumbent's: the control group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holdback: Option<f64>,
+    /// The share of traffic that the policy may decide; the rest is the incumbent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<f64>,
     /// score = Σ weight × predicted metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<String, f64>,
@@ -255,6 +291,8 @@ pub struct Action {
     pub payload: Option<serde_json::Value>,
     /// By index of a number feature: not eligible beyond.
     pub max: Vec<(usize, f64)>,
+    /// Whether it may be chosen.
+    pub state: ActionState,
     /// By index of a feature of actions: its value where a request does not give one.
     pub features: Vec<(usize, Value<'static>)>,
 }
@@ -310,6 +348,7 @@ pub struct CheckedSpec {
     actions: Vec<Action>,
     features: Vec<Feature>,
     metrics: Vec<Metric>,
+    rules: Vec<Rule>,
     policy: Policy,
 }
 
@@ -381,6 +420,20 @@ impl CheckedSpec {
     #[must_use]
     pub fn has_action_features(&self) -> bool {
         self.features.iter().any(|f| f.of == FeatureOf::Action)
+    }
+
+    /// Rules, in the order of the spec.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The share of traffic that is always the incumbent's, and the share that the policy may decide.
+    #[must_use]
+    pub fn shares(&self) -> [f64; 2] {
+        let objective = self.spec.objective.as_ref();
+        let holdback = objective.and_then(|o| o.holdback).unwrap_or(0.0);
+        [holdback, objective.and_then(|o| o.ramp).unwrap_or(1.0)]
     }
 
     /// Metrics, by name.

@@ -355,6 +355,9 @@ impl Worker {
             let enrolled = engine.state().models.get(name).and_then(Model::production);
             let Some(enrolled) = enrolled else { return false };
             let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
+            // An order of an operator waits for no batch.
+            let before = before
+                .filter(|s| engine.state().models.get(name).is_some_and(|m| m.levers == s.levers));
             let gathers = enrolled.batch_due_ms().is_some();
             if enrolled.spec().policy().online.is_some() {
                 // Batches are the unit of publication, and what waits in one is not in the position yet.

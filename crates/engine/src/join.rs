@@ -247,6 +247,11 @@ impl Engine {
         if let Some(model) = self.state.models.get_mut(&decided.model) {
             model.tally.decisions += 1;
             model.supply.decided();
+            if let Some(action) = model.chosen(decided) {
+                let tally = model.tally_of(&action);
+                tally.decisions += 1;
+                tally.not_by_policy += u64::from(decided.reason.is_some());
+            }
             model.learners_mut().for_each(|e| e.decided(decided.at_ms));
             // Forgetting and ε count decisions: the next ones must see how many there were.
             if model.production().is_some_and(Enrolled::counts_decisions) {
@@ -356,12 +361,14 @@ impl Engine {
             model.tally.late += metrics.len() as u64;
             return Ok(());
         }
-        let chosen =
-            decided.action().and_then(|a| model.actions.get(&decided.version)?.get(usize::from(a)));
-        let Some(action) = taken.or(chosen).cloned() else {
+        let chosen = model.chosen(decided);
+        let Some(action) = taken.or(chosen.as_ref()).cloned() else {
             model.tally.undeclared += metrics.len() as u64;
             return Ok(());
         };
+        if let Some(chosen) = chosen.filter(|c| *c != action && state == Some(0)) {
+            model.tally_of(&chosen).overridden += 1;
+        }
         let mut news = Vec::new();
         for (name, value) in metrics {
             // A class is part of the name of its label.
@@ -377,6 +384,13 @@ impl Engine {
             }
             bits.set(recorded.at.ordinal, bit);
             news.push((name.as_str(), *value));
+        }
+        let of_action = model.tally_of(&action);
+        for (name, value) in &news {
+            match of_action.metrics.get_mut(*name) {
+                Some(count) => count.add(*value, 1.0),
+                None => of_action.metrics.entry((*name).to_owned()).or_default().add(*value, 1.0),
+            }
         }
         let first = state == Some(0) && !news.is_empty();
         if first && model.supply.arrived() {

@@ -21,7 +21,7 @@ pub use pawl_domain::Event;
 
 pub use enrolled::{Enrolled, Status};
 pub use join::request_key;
-pub use state::{Model, State, Tally};
+pub use state::{ActionTally, Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
@@ -209,14 +209,19 @@ impl Engine {
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
         let batches = self.state.models.values().filter_map(|m| m.production()?.batch_due_ms());
-        batches.chain(self.state.join.due_ms()).min()
+        let levers = self.state.models.values().filter_map(|m| m.levers.due_ms());
+        batches.chain(levers).chain(self.state.join.due_ms()).min()
     }
 
     /// The view of a model at the present position; `None` if the model is unknown.
     #[must_use]
     pub fn snapshot(&mut self, model: &ModelName) -> Option<Snapshot> {
         let position = self.state.position;
-        Some(self.state.models.get_mut(model)?.production_mut()?.snapshot(position))
+        let model = self.state.models.get_mut(model)?;
+        let levers = model.levers.clone();
+        let mut snapshot = model.production_mut()?.snapshot(position);
+        snapshot.levers = levers;
+        Some(snapshot)
     }
 
     /// The models whose view changed since the last call.
@@ -239,6 +244,11 @@ impl Engine {
         let now_ms = self.state.now_ms;
         let mut flushed = Vec::new();
         for (name, model) in &mut self.state.models {
+            if model.levers.due_ms().is_some_and(|due| due <= now_ms) {
+                Arc::make_mut(&mut model.levers).expire(now_ms);
+                model.learners_mut().for_each(Enrolled::flush);
+                flushed.push(name.clone());
+            }
             if let Some(enrolled) = model.production_mut()
                 && enrolled.batch_due_ms().is_some_and(|due| due <= now_ms)
             {
@@ -328,6 +338,14 @@ impl Engine {
                 self.state.rewinds.push(at.offset);
             }
             self.dirty.insert(model.clone());
+        }
+        if let ChangeKind::Lever { model, change } = &change.kind
+            && let Some(known) = self.state.models.get_mut(model)
+        {
+            Arc::make_mut(&mut known.levers).pull(change);
+            // What waits for its batch would keep the view of before.
+            known.learners_mut().for_each(Enrolled::flush);
+            self.touched(model);
         }
         self.state.registry = (change.incarnation, change.seq);
         Ok(())

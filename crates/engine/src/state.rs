@@ -5,8 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use pawl_domain::{ActionName, Alert, CheckedSpec, LearnerId, ModelName, Sha256};
+use pawl_domain::event::Decided;
+use pawl_domain::{ActionName, Alert, CheckedSpec, LearnerId, Levers, ModelName, Sha256};
 use pawl_learn::Artifact;
+use pawl_model::counts::Count;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +56,27 @@ pub struct Model {
     pub tally: Tally,
     /// Whether feedback still comes.
     pub supply: Supply,
+    /// What operators ordered.
+    pub levers: Arc<Levers>,
+    /// What became of each action's decisions.
+    pub by_action: BTreeMap<ActionName, ActionTally>,
     /// The last things that happened, the oldest first.
     pub alerts: VecDeque<Alert>,
+}
+
+/// What became of the decisions for one action.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActionTally {
+    /// Decisions that chose it.
+    pub decisions: u64,
+    /// Of these, those that were not the policy's, by reason: `holdback`, `ramp`, `pinned`.
+    pub not_by_policy: u64,
+    /// Of these, those after which another action was taken.
+    pub overridden: u64,
+    /// Metric values that had not come at the deadline.
+    pub missing: u64,
+    /// What was measured where it was taken, by metric.
+    pub metrics: BTreeMap<String, Count>,
 }
 
 /// Counters. The feedback ones count metric values.
@@ -166,6 +187,8 @@ impl State {
             bits: BTreeMap::new(),
             tally: Tally::default(),
             supply: Supply::default(),
+            levers: Arc::default(),
+            by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
         });
         model.learners = BTreeMap::from([(learner, enrolled)]);
@@ -191,6 +214,20 @@ impl Model {
 
     pub(crate) fn production_mut(&mut self) -> Option<&mut Enrolled> {
         self.learners.get_mut(&self.production)
+    }
+
+    /// The counters of an action.
+    pub(crate) fn tally_of(&mut self, action: &ActionName) -> &mut ActionTally {
+        if !self.by_action.contains_key(action) {
+            self.by_action.insert(action.clone(), ActionTally::default());
+        }
+        self.by_action.entry(action.clone()).or_default()
+    }
+
+    /// The name of the action that a decision chose.
+    pub(crate) fn chosen(&self, decided: &Decided) -> Option<ActionName> {
+        let names = self.actions.get(&decided.version)?;
+        names.get(usize::from(decided.action()?)).cloned()
     }
 
     /// Every learner, by id.

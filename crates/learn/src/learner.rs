@@ -7,7 +7,7 @@ use std::{
 
 use pawl_domain::{
     ActionName, LearnerId,
-    spec::{CheckedSpec, Gradient, HalfLife, Metric, Policy, Rule},
+    spec::{CheckedSpec, Descent, Gradient, HalfLife, Metric, Policy},
 };
 use pawl_model::{Encoded, Snapshot, Views, counts::Count};
 use semver::Version;
@@ -246,7 +246,7 @@ impl Learner {
         let Some(online) = &policy.online else { return };
         // FTRL has no rate to cut: its sums were made with it.
         let plain = !online.adaptive && !online.normalized;
-        let rate = (online.rule == Rule::Sgd).then_some((online.schedule.initial, plain));
+        let rate = (online.rule == Descent::Sgd).then_some((online.schedule.initial, plain));
         let watched = self.metrics.iter_mut().zip(&mut self.monitors);
         for ((metric, monitor), batch) in watched.zip(&scratch.batches) {
             let Models::Online(models) = &mut metric.models else { continue };
@@ -476,6 +476,7 @@ impl Learner {
             examples: self.examples - self.pending.len() as u64,
             decisions: self.decisions,
             metrics: metrics.map(|(metric, state)| state.view(spec, metric)).collect(),
+            levers: Arc::default(),
             of_all: OnceLock::new(),
         }
     }

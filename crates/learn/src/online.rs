@@ -6,7 +6,7 @@ mod ftrl;
 mod sgd;
 mod softmax;
 
-use pawl_domain::spec::{self, Loss, ONLINE_SLOTS_MAX, Rule, ScheduleUnit};
+use pawl_domain::spec::{self, Descent, Loss, ONLINE_SLOTS_MAX, ScheduleUnit};
 use pawl_model::weights::{CHUNK, Weights};
 use pawl_stats::logistic::log_sum_exp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -155,9 +155,9 @@ impl Default for Scratch {
 impl Online {
     /// One that has seen nothing.
     #[must_use]
-    pub fn new(rule: Rule, slots: usize, outputs: usize) -> Self {
+    pub fn new(rule: Descent, slots: usize, outputs: usize) -> Self {
         Self {
-            ftrl: rule == Rule::Ftrl,
+            ftrl: rule == Descent::Ftrl,
             outputs,
             coordinates: vec![Coordinate::default(); slots * outputs],
             totals: Totals::default(),

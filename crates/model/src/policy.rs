@@ -81,10 +81,9 @@ fn greedy(bounds: impl Iterator<Item = f64>, p: &mut [f64]) {
     p[argmax::first_largest(&bounds)] = 1.0;
 }
 
-/// The index drawn from `p` by `seed`: always one with a positive probability.
+/// The index drawn from `p` by `u` in [0, 1): always one with a positive probability.
 #[must_use]
-pub fn draw(p: &[f64], seed: u64) -> usize {
-    let u = rng::uniform(seed, 0);
+pub fn draw(p: &[f64], u: f64) -> usize {
     let mut sum = 0.0;
     let mut last = 0;
     for (i, &p) in p.iter().enumerate() {

@@ -1,9 +1,11 @@
 //! The immutable view that answers requests: a version's spec and a learner's weights at one position.
 
+mod choose;
+
 use std::sync::{Arc, OnceLock};
 
 use pawl_domain::{
-    LearnerId,
+    LearnerId, Levers,
     event::{Caller, Decided, Outcome, Removal},
     spec::{Algorithm, CheckedSpec, Likelihood, Metric, Online, Parameters},
 };
@@ -11,12 +13,7 @@ use pawl_stats::argmax::{self, Marginal};
 use semver::Version;
 
 use crate::{
-    context::{Context, Value},
-    counts::Count,
-    encode::Encoded,
-    layout::Views,
-    linear::Posterior,
-    policy::{self, Evidence},
+    context::Context, counts::Count, encode::Encoded, layout::Views, linear::Posterior,
     weights::Weights,
 };
 
@@ -63,6 +60,8 @@ pub struct Snapshot {
     pub decisions: u64,
     /// One a metric of the spec.
     pub metrics: Vec<MetricView>,
+    /// What operators ordered.
+    pub levers: Arc<Levers>,
     /// Thompson without context: the probabilities of all actions, once they were asked for.
     pub of_all: OnceLock<Vec<f64>>,
 }
@@ -89,6 +88,31 @@ pub struct Choice {
     pub probabilities: Vec<f64>,
     /// Index into `eligible`.
     pub chosen: usize,
+    /// Why it was not the policy that chose.
+    pub reason: Option<Reason>,
+}
+
+/// Why it was not the policy that chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The control group: always the incumbent.
+    Holdback,
+    /// Beyond the share of traffic that the policy may decide: the incumbent.
+    Ramp,
+    /// An operator pinned the action.
+    Pinned,
+}
+
+impl Reason {
+    /// As records and replies have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Holdback => "holdback",
+            Self::Ramp => "ramp",
+            Self::Pinned => "pinned",
+        }
+    }
 }
 
 /// What a record says beside the choice.
@@ -108,10 +132,8 @@ pub struct Made {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// Every action was removed.
-    #[error(
-        "no action is eligible: every one was removed by the request's `actions` or by its `max`"
-    )]
-    NoEligibleAction,
+    #[error("no action is eligible: {0}")]
+    NoEligibleAction(String),
 }
 
 /// What the policy saw: for explanations.
@@ -158,46 +180,6 @@ impl Workspace {
 }
 
 impl Snapshot {
-    /// Decides. The same request with the same seed gives the same choice, bit for bit.
-    ///
-    /// # Errors
-    /// If no action is eligible.
-    pub fn decide(&self, request: &Request<'_>, work: &mut Workspace) -> Result<Choice, Refusal> {
-        let mut choice = self.eligible(request);
-        if choice.eligible.is_empty() {
-            return Err(Refusal::NoEligibleAction);
-        }
-        self.encode(request.context, &choice.eligible, work);
-        let Workspace { encoded, scores, scratch } = work;
-        self.score(&choice.eligible, encoded, scores);
-        choice.probabilities.resize(choice.eligible.len(), 0.0);
-        let policy = self.spec.policy();
-        let p = &mut choice.probabilities;
-        let mut weigh = |evidence: &Evidence<'_>| {
-            let counts = [self.decisions, self.examples];
-            policy::probabilities(policy, evidence, counts, request.seed, scratch, p);
-        };
-        match policy.algorithm {
-            // Without context every decision between all actions has the same probabilities: integrated once.
-            Algorithm::Thompson if choice.eligible.len() == self.spec.actions().len() => {
-                let p =
-                    self.of_all.get_or_init(|| argmax::general(&self.marginals(&choice.eligible)));
-                weigh(&Evidence::Known(p));
-            }
-            Algorithm::Thompson => {
-                let p = argmax::general(&self.marginals(&choice.eligible));
-                weigh(&Evidence::Known(&p));
-            }
-            Algorithm::LinearThompson if policy.parameters != Parameters::PerAction => {
-                let covariance = self.covariance(&choice.eligible, encoded);
-                weigh(&Evidence::Joint(&scores.score, &covariance));
-            }
-            _ => weigh(&Evidence::Normal(&scores.score, &scores.score_deviation)),
-        }
-        choice.chosen = policy::draw(&choice.probabilities, request.seed);
-        Ok(choice)
-    }
-
     /// The record of a choice that this snapshot made from `context`.
     #[must_use]
     pub fn record(&self, context: &Context<'_>, choice: Choice, made: Made) -> Decided {
@@ -216,7 +198,7 @@ impl Snapshot {
             probabilities: choice.probabilities,
             chosen: choice.chosen as u16,
             outcome: Outcome::Ok,
-            reason: None,
+            reason: choice.reason.map(|r| r.as_str().to_owned()),
             caller: made.caller,
             metrics: Vec::new(),
         }
@@ -277,30 +259,6 @@ impl Snapshot {
         found.retain(|(_, v)| *v != 0.0);
         found.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then_with(|| a.0.cmp(&b.0)));
         found
-    }
-
-    fn eligible(&self, request: &Request<'_>) -> Choice {
-        let mut choice = Choice::default();
-        for (i, action) in (0..).zip(self.spec.actions()) {
-            let over = action.max.iter().find(|(feature, limit)| {
-                matches!(request.context.value(&self.spec, *feature, i), Value::Number(x) if x > limit)
-            });
-            if request.actions.is_some_and(|wanted| !wanted.contains(&i)) {
-                choice.removed.push((i, Removal::NotRequested));
-            } else if let Some((feature, _)) = over {
-                let name = self.spec.features()[*feature].name.clone();
-                choice.removed.push((i, Removal::Max(name)));
-            } else {
-                choice.eligible.push(i);
-            }
-        }
-        // Where scores are equal the first is taken: that is the incumbent, while evidence is short.
-        if let Some(incumbent) = self.spec.incumbent()
-            && let Some(at) = choice.eligible.iter().position(|a| usize::from(*a) == incumbent)
-        {
-            choice.eligible[..=at].rotate_right(1);
-        }
-        choice
     }
 
     pub(crate) fn encode(&self, context: &Context<'_>, eligible: &[u16], work: &mut Workspace) {

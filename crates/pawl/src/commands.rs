@@ -5,11 +5,13 @@ pub mod demo;
 pub mod key;
 pub mod learn;
 pub mod learner;
+pub mod lever;
 pub mod log;
 pub mod model;
 pub mod serve;
 pub mod simulate;
 pub mod spec;
+pub mod status;
 
 use std::path::Path;
 

@@ -51,6 +51,19 @@ enum Command {
     Checkpoint,
     /// Run a policy over a table of what every action would have given
     Simulate(commands::simulate::Simulate),
+    /// Actions of a policy on a server
+    #[command(subcommand)]
+    Action(commands::lever::Action),
+    /// Choose one action always, where it is eligible
+    Pin(commands::lever::Pin),
+    /// Let the policy choose again
+    Unpin(commands::lever::Unpin),
+    /// Let a policy explore, or not
+    Explore(commands::lever::Explore),
+    /// Give a policy a share of traffic; the rest is the incumbent's
+    Ramp(commands::lever::Ramp),
+    /// Show how a policy stands: its actions, levers, feedback, alerts
+    Status(commands::status::Status),
     /// Learners on a server
     #[command(subcommand)]
     Learner(commands::learner::Learner),
@@ -88,6 +101,12 @@ fn main() -> std::process::ExitCode {
         }),
         Command::Simulate(command) => command.run(server.json),
         Command::Learner(command) => command.run(&server),
+        Command::Action(command) => command.run(&server),
+        Command::Pin(command) => command.run(&server),
+        Command::Unpin(command) => command.run(&server),
+        Command::Explore(command) => command.run(&server),
+        Command::Ramp(command) => command.run(&server),
+        Command::Status(command) => command.run(&server),
         Command::Learn(command) => command.run(&server),
         Command::Spec(command) => command.run(server.json),
         Command::Config(ConfigCommand::Explain) => {

@@ -1,6 +1,11 @@
 //! `POST /v1/models/{model}/decide`: from a request's bytes to a recorded decision.
 
-use std::{cell::RefCell, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
@@ -8,7 +13,7 @@ use http_body_util::Full;
 use hyper::{HeaderMap, Response};
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, ModelName, Position,
-    event::{self, Decided},
+    event::{self, Decided, Outcome},
     spec::Kind,
     suggest,
 };
@@ -16,7 +21,7 @@ use pawl_engine::request_key;
 use pawl_model::{
     Refusal, Request, Snapshot,
     context::Context,
-    snapshot::{Made, Workspace},
+    snapshot::{Choice, Made, Workspace},
 };
 use pawl_store::registry::Scope;
 use serde::Deserialize;
@@ -82,9 +87,9 @@ pub struct DecideReply {
     payload: Option<serde_json::Value>,
     /// The probability with which it was drawn.
     probability: f64,
-    /// `ok`, `dry_run` or `unlogged`.
+    /// `ok`, `fallback`, `dry_run` or `unlogged`.
     outcome: String,
-    /// Why the outcome is not `ok`.
+    /// Why it was not the policy that chose (`holdback`, `ramp`, `pinned`, `policy_failed`), or why it is not in the log.
     reason: Option<String>,
 }
 
@@ -189,12 +194,32 @@ fn choose(
     }
     let nonce = nonce()?;
     let request = Request { context: &context, actions: wanted.as_deref(), seed: nonce };
-    let choice = WORK.with_borrow_mut(|work| snapshot.decide(&request, work));
-    let choice = choice.map_err(|e| match e {
-        Refusal::NoEligibleAction => ApiError::new(Code::NoEligibleAction, e.to_string()),
-    })?;
+    let (choice, outcome) = decide_or_fall_back(snapshot, &request)?;
     let made = Made { epoch: app.log().epoch(), nonce, at_ms: app.now_ms(), caller };
-    Ok(snapshot.record(&context, choice, made))
+    let mut decided = snapshot.record(&context, choice, made);
+    if outcome == Outcome::Fallback {
+        (decided.outcome, decided.reason) = (outcome, Some("policy_failed".to_owned()));
+    }
+    Ok(decided)
+}
+
+/// The policy's choice, or where it panics the incumbent: an eligible action is always answered.
+fn decide_or_fall_back(snapshot: &Snapshot, request: &Request<'_>) -> ApiResult<(Choice, Outcome)> {
+    let refused = |e: Refusal| match e {
+        Refusal::NoEligibleAction(_) => ApiError::new(Code::NoEligibleAction, e.to_string()),
+    };
+    let decided = catch_unwind(AssertUnwindSafe(|| {
+        WORK.with_borrow_mut(|work| snapshot.decide(request, work))
+    }));
+    match decided {
+        Ok(choice) => Ok((choice.map_err(refused)?, Outcome::Ok)),
+        Err(_) => {
+            tracing::error!(model = %snapshot.spec.name(), "the policy panicked; the incumbent is answered");
+            // What it left behind may be half written.
+            WORK.set(Workspace::default());
+            Ok((snapshot.fall_back(request).map_err(refused)?, Outcome::Fallback))
+        }
+    }
 }
 
 /// Reads a context.
@@ -280,7 +305,8 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
     };
     if body.dry_run {
         let decided = choose(app, &snapshot, &body, who)?;
-        return Ok(reply(&snapshot.spec, &decided, None, "dry_run", None));
+        let reason = decided.reason.as_deref();
+        return Ok(reply(&snapshot.spec, &decided, None, "dry_run", reason));
     }
     let key = body.request_id.as_ref().map(|id| request_key(snapshot.spec.name(), id));
     let Some(key) = key else {
@@ -350,7 +376,23 @@ async fn repeated(app: &App, id: DecisionId, who: &event::Caller) -> ApiResult<S
         return Err(ApiError::new(Code::RequestIdReused, detail));
     }
     let spec = spec_of(app, &decided).await?;
-    Ok(reply(&spec, &decided, Some(id), "ok", None))
+    let reason = decided.reason.as_deref();
+    Ok(reply(&spec, &decided, Some(id), outcome(&decided), reason))
+}
+
+/// The outcome of a recorded decision, as a reply has it.
+const fn outcome(decided: &Decided) -> &'static str {
+    match decided.outcome {
+        Outcome::Fallback => "fallback",
+        _ => "ok",
+    }
+}
+
+/// What a caller may do where a decision cannot be recorded: the incumbent where it is eligible, else what was chosen.
+fn meanwhile<'a>(spec: &'a CheckedSpec, decided: &Decided) -> Option<&'a str> {
+    let incumbent = spec.incumbent().map(|i| i as u16).filter(|i| decided.eligible.contains(i));
+    let action = spec.actions().get(usize::from(incumbent.or(decided.action())?))?;
+    Some(action.name.as_str())
 }
 
 /// Puts a decision into the log and gives its reply and id.
@@ -370,13 +412,20 @@ async fn record(
             tracing::warn!(%why, "a decision is served unlogged");
             return Ok((reply(&snapshot.spec, &decided, None, "unlogged", Some(&why)), None));
         }
-        Err(why) => return Err(ApiError::new(Code::LogUnavailable, why)),
+        Err(why) => {
+            let error = ApiError::new(Code::LogUnavailable, why);
+            let meanwhile = meanwhile(&snapshot.spec, &decided);
+            return Err(meanwhile.map_or(error.clone(), |action| error.or_do(action)));
+        }
     };
     if app.config().durability == Durability::Disk {
-        app.on_disk(place.end).await?;
+        let meanwhile = meanwhile(&snapshot.spec, &decided);
+        let synced = app.on_disk(place.end).await;
+        synced.map_err(|e| meanwhile.map_or(e.clone(), |action| e.or_do(action)))?;
     }
     let id = decided.id(Position { partition: 0, offset: place.offset });
-    Ok((reply(&snapshot.spec, &decided, Some(id), "ok", None), Some(id)))
+    let reason = decided.reason.as_deref();
+    Ok((reply(&snapshot.spec, &decided, Some(id), outcome(&decided), reason), Some(id)))
 }
 
 /// The hot route.
@@ -460,3 +509,36 @@ pub(crate) fn model_name(text: &str) -> ApiResult<ModelName> {
 )]
 #[expect(dead_code, reason = "carries the description; the route is served before the router")]
 pub(crate) fn decide_description() {}
+
+#[cfg(test)]
+mod tests {
+    use pawl_domain::{LearnerId, ModelSpec};
+    use pawl_learn::Learner;
+    use pawl_model::{Views, snapshot::Estimates};
+    use semver::Version;
+
+    use super::*;
+
+    /// A policy that panics does not cost the caller an answer, and the next decision is not touched by it.
+    #[test]
+    fn a_policy_that_panics_is_answered_for_by_the_incumbent() {
+        let text = "schema = 1\nname = \"m\"\nkind = \"policy\"\nactions = [\"a\", \"b\"]\n[metrics]\nquality = {}\n\
+                    [objective]\nincumbent = \"b\"\n[learner]\nalgorithm = \"epsilon_greedy\"\nepsilon = 0.0\n";
+        let spec = Arc::new(ModelSpec::from_toml(text).unwrap().check().unwrap());
+        let views = Arc::new(Views::of(&spec));
+        let mut learner = Learner::new(&spec, &views);
+        let sound = learner.snapshot(&spec, &views, Version::new(1, 0, 0), LearnerId(1), 0);
+        let mut broken = sound.clone();
+        broken.metrics[0].estimates = Estimates::Counts(Vec::new());
+        let context = Context::read(&spec, "{}").unwrap();
+        let request = Request { context: &context, actions: None, seed: 3 };
+        let (choice, outcome) = decide_or_fall_back(&broken, &request).unwrap();
+        assert_eq!(outcome, Outcome::Fallback);
+        assert_eq!((choice.eligible[choice.chosen], choice.probabilities[choice.chosen]), (1, 1.0));
+        let request = Request { actions: Some(&[0]), ..request };
+        let (choice, _) = decide_or_fall_back(&broken, &request).unwrap();
+        assert_eq!(choice.eligible[choice.chosen], 0, "the incumbent is not eligible");
+        let (_, outcome) = decide_or_fall_back(&sound, &request).unwrap();
+        assert_eq!(outcome, Outcome::Ok);
+    }
+}

@@ -76,6 +76,9 @@ pub(crate) fn describe(spec: &CheckedSpec, id: DecisionId, d: &Decided) -> Value
             let why = match why {
                 Removal::NotRequested => "not_requested".to_owned(),
                 Removal::Max(feature) => format!("max.{feature}"),
+                Removal::Retired => "retired".to_owned(),
+                Removal::Rule(rule) => format!("rule.{rule}"),
+                Removal::Disabled => "disabled".to_owned(),
             };
             Some((name(*a)?, json!(why)))
         })

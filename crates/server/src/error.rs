@@ -112,6 +112,8 @@ pub struct ApiError {
     pub code: Code,
     /// What exactly: field, value, remedy.
     pub detail: String,
+    /// What the caller may do meanwhile: of a decision that could not be recorded.
+    pub fallback_action: Option<String>,
 }
 
 /// The result of a request.
@@ -121,7 +123,7 @@ impl ApiError {
     /// An error with its detail.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self { code, detail: detail.into(), fallback_action: None }
     }
 
     /// A field that is wrong.
@@ -146,12 +148,23 @@ impl ApiError {
     /// The JSON of the `error` member.
     #[must_use]
     pub fn member(&self) -> serde_json::Value {
-        json!({
+        let mut member = json!({
             "code": self.code.as_str(),
             "message": self.detail,
             "retryable": self.code.retryable(),
             "remedy": self.code.remedy(),
-        })
+        });
+        if let Some(action) = &self.fallback_action {
+            member["fallback_action"] = json!(action);
+        }
+        member
+    }
+
+    /// With what the caller may do meanwhile.
+    #[must_use]
+    pub fn or_do(mut self, action: &str) -> Self {
+        self.fallback_action = Some(action.to_owned());
+        self
     }
 
     /// The response.

@@ -18,7 +18,7 @@ use crate::{
     auth::Caller,
     decide, decisions, elsewhere,
     error::{ApiError, ApiResult, Code},
-    explain, feedback, health, learner, models, openapi, predict, versions,
+    explain, feedback, health, learner, levers, models, openapi, predict, versions,
 };
 
 /// How long a client may take to send a request.
@@ -335,6 +335,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/feedback", any(method_not_allowed))
         .route("/v1/models/{model}/decide/batch", post(decide::batch))
         .route("/v1/models/{model}/learner", post(learner::change))
+        .route("/v1/models/{model}/levers", post(levers::pull))
         .route("/v1/models/{model}/predict", post(predict::predict))
         .route("/v1/models/{model}/examples", post(predict::examples))
         .route("/v1/models/{model}/decisions", get(decisions::list).post(elsewhere::report))

@@ -14,6 +14,7 @@ mod feedback;
 mod health;
 mod http;
 mod learner;
+mod levers;
 mod metrics;
 mod models;
 pub mod openapi;

@@ -6,8 +6,9 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response, header};
-use pawl_domain::{Alert, ModelName, Position, Sha256, spec::Kind};
-use pawl_engine::{Enrolled, Status, Tally};
+use pawl_domain::{ActionName, Alert, ModelName, Position, Sha256, spec::Kind};
+use pawl_engine::{ActionTally, Enrolled, Status, Tally};
+use pawl_model::counts::Count;
 use pawl_store::registry::{By, NewKey, RegistryError, Scope};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     feedback::time,
     http::{self, read_body},
+    levers,
     versions::{self, New, describe_version},
 };
 
@@ -152,6 +154,22 @@ fn describe_tally(t: &Tally) -> Value {
     })
 }
 
+/// What became of an action's decisions; a mean with the half-width of its 95 % interval, by the normal approximation.
+fn describe_action((name, t): (&ActionName, &ActionTally)) -> (String, Value) {
+    let metric = |(name, c): (&String, &Count)| {
+        let mean = c.sum / c.n;
+        let variance = ((c.squares - mean * c.sum) / (c.n - 1.0)).max(0.0);
+        let interval = (c.n > 1.0).then(|| 1.96 * (variance / c.n).sqrt());
+        (name.clone(), json!({"n": c.n, "mean": mean, "interval": interval}))
+    };
+    let metrics: serde_json::Map<String, Value> = t.metrics.iter().map(metric).collect();
+    let value = json!({
+        "decisions": t.decisions, "not_by_policy": t.not_by_policy, "overridden": t.overridden,
+        "missing": t.missing, "metrics": metrics,
+    });
+    (name.to_string(), value)
+}
+
 /// Show a model: its versions, what is in production, and what its learners have learned.
 #[utoipa::path(
     get, path = "/v1/models/{model}", params(("model" = String, Path, description = "name")),
@@ -166,6 +184,7 @@ pub(crate) async fn show(
     let name = model_name(&model)?;
     caller.may(Scope::Read, Some(name.as_str()))?;
     let rows = app.registry().versions(&name).await.map_err(refused)?;
+    let last_change = app.registry().last_change(&name).await.map_err(refused)?;
     let (asked, wanted) = (app.clone(), name.clone());
     let inspected = tokio::task::spawn_blocking(move || asked.live().model(wanted)).await;
     let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
@@ -180,12 +199,15 @@ pub(crate) async fn show(
         "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),
         "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),
         "feedback": describe_tally(&state.tally),
+        "actions": state.by_action.iter().map(describe_action).collect::<serde_json::Map<_, _>>(),
+        "levers": state.production().map(|e| levers::describe(e.spec(), &state.levers)),
         "supply": {
             "closed": state.supply.closed, "recent_share": state.supply.recent,
             "share": state.supply.history, "stopped_since_ms": state.supply.stopped_since_ms,
             "held": state.supply.held(),
         },
         "alerts": state.alerts.iter().map(describe_alert).collect::<Vec<_>>(),
+        "last_change": last_change,
         "rewinding": known.rewinding,
         "rewind_error": app.live().rewind_error(),
     });

@@ -5,7 +5,8 @@ use hyper::header;
 use utoipa::OpenApi;
 
 use crate::{
-    decide, decisions, elsewhere, explain, feedback, health, learner, models, predict, versions,
+    decide, decisions, elsewhere, explain, feedback, health, learner, levers, models, predict,
+    versions,
 };
 
 #[derive(OpenApi)]
@@ -27,6 +28,7 @@ use crate::{
         explain::explain,
         models::create,
         learner::change,
+        levers::pull,
         models::list,
         models::show,
         versions::list,

@@ -6,7 +6,7 @@ mod versions;
 use std::{path::Path, sync::Arc};
 
 use pawl_domain::{
-    ModelName, Sha256,
+    LeverChange, ModelName, Sha256,
     event::{Change, ChangeKind, LearnerChange},
     spec::METRICS_MAX,
 };
@@ -174,18 +174,44 @@ impl Registry {
         change: &LearnerChange,
         by: &By,
     ) -> Result<(), RegistryError> {
+        let after = serde_json::to_string(change).ok();
+        let kind = ChangeKind::Learner { model: model.clone(), change: change.clone() };
+        self.change_model(model, change.as_str(), after, kind, by).await
+    }
+
+    /// Appends a change of a model that has no row of its own.
+    async fn change_model(
+        &self,
+        model: &ModelName,
+        action: &str,
+        after: Option<String>,
+        kind: ChangeKind,
+        by: &By,
+    ) -> Result<(), RegistryError> {
         let mut tx = self.begin().await?;
         let known = sqlx::query("SELECT name FROM models WHERE name = ?").bind(model.as_str());
         if known.fetch_optional(&mut *tx).await?.is_none() {
             return Err(RegistryError::NotFound { what: "model", name: model.to_string() });
         }
-        let after = serde_json::to_string(change).ok();
-        let kind = ChangeKind::Learner { model: model.clone(), change: change.clone() };
-        let subject = model.as_str();
-        let row = NewChange { action: change.as_str(), subject, before: None, after, kind };
+        let row = NewChange { action, subject: model.as_str(), before: None, after, kind };
         append_change(&mut tx, row, by).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Pulls a lever of a model.
+    ///
+    /// # Errors
+    /// If the model is unknown.
+    pub async fn pull_lever(
+        &self,
+        model: &ModelName,
+        change: &LeverChange,
+        by: &By,
+    ) -> Result<(), RegistryError> {
+        let kind = ChangeKind::Lever { model: model.clone(), change: change.clone() };
+        let after = serde_json::to_string(change).ok();
+        self.change_model(model, change.as_str(), after, kind, by).await
     }
 
     /// The changes after `seq` of the present incarnation, at most `limit`, as the log takes them.
@@ -227,6 +253,21 @@ impl Registry {
         Ok((number(&row, "incarnation")?, number(&row, "seq")?))
     }
 
+    /// The latest change of a model or of its versions.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn last_change(&self, model: &ModelName) -> Result<Option<ChangeRow>, RegistryError> {
+        let row = sqlx::query(
+            "SELECT * FROM changes WHERE subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@' \
+             ORDER BY seq DESC LIMIT 1",
+        )
+        .bind(model.as_str())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.as_ref().map(change_row).transpose()
+    }
+
     /// The audit trail after `seq`, at most `limit` rows.
     ///
     /// # Errors
@@ -237,21 +278,22 @@ impl Registry {
             .bind(limit)
             .fetch_all(&self.pool)
             .await?;
-        let row = |row: &SqliteRow| {
-            Ok(ChangeRow {
-                seq: number(row, "seq")?,
-                at_ms: number(row, "at_ms")?,
-                principal: row.try_get("principal")?,
-                action: row.try_get("action")?,
-                subject: row.try_get("subject")?,
-                before: row.try_get("before")?,
-                after: row.try_get("after")?,
-                why: row.try_get("why")?,
-                sha256: row.try_get("sha256")?,
-            })
-        };
-        rows.iter().map(row).collect()
+        rows.iter().map(change_row).collect()
     }
+}
+
+fn change_row(row: &SqliteRow) -> Result<ChangeRow, RegistryError> {
+    Ok(ChangeRow {
+        seq: number(row, "seq")?,
+        at_ms: number(row, "at_ms")?,
+        principal: row.try_get("principal")?,
+        action: row.try_get("action")?,
+        subject: row.try_get("subject")?,
+        before: row.try_get("before")?,
+        after: row.try_get("after")?,
+        why: row.try_get("why")?,
+        sha256: row.try_get("sha256")?,
+    })
 }
 
 /// Appends one row to `changes`: seq is dense because the transaction holds the write lock.

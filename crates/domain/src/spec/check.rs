@@ -4,6 +4,7 @@ mod features;
 mod label;
 mod learner;
 mod online;
+mod rules;
 
 use core::fmt;
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use crate::suggest::nearest;
 use features::{check_action_features, check_crosses, check_features, check_terms};
 use label::{check_label, label_metric};
 use learner::{check_dimensions, check_explored, check_learner};
+use rules::check_rules;
 
 /// Most actions of a policy.
 pub const ACTIONS_MAX: usize = 1000;
@@ -111,10 +113,11 @@ pub(super) fn check(spec: ModelSpec) -> Result<CheckedSpec, SpecErrors> {
     if policy.parameters != Parameters::PerAction && !metrics.iter().all(one_prior) {
         c.fail("learner.parameters", "shared parameters need one `prior` for all actions");
     }
+    let rules = check_rules(&spec, &actions, &features, &mut c);
     check_explored(&metrics, &policy, &mut c);
     check_dimensions(&spec, &metrics, &features, &policy, actions.len(), &mut c);
     if c.0.is_empty() {
-        Ok(CheckedSpec { spec, actions, features, metrics, policy })
+        Ok(CheckedSpec { spec, actions, features, metrics, rules, policy })
     } else {
         Err(SpecErrors(c.0))
     }
@@ -149,7 +152,8 @@ fn check_actions(spec: &ModelSpec, features: &[Feature], c: &mut Checker) -> Vec
             }
         }
         let features = check_action_features(&name, action.features, features, c);
-        actions.push(Action { name, payload: action.payload, max, features });
+        let state = action.state;
+        actions.push(Action { name, payload: action.payload, max, state, features });
     }
     actions
 }
@@ -252,6 +256,16 @@ fn check_objective(spec: &ModelSpec, actions: &[Action], c: &mut Checker) {
     {
         let known = actions.iter().map(|a| a.name.as_str());
         c.unknown("objective.incumbent", incumbent.as_str(), "action", known);
+    }
+    for (key, share) in [("holdback", objective.holdback), ("ramp", objective.ramp)] {
+        let Some(share) = share else { continue };
+        let field = format!("objective.{key}");
+        c.require((0.0..=1.0).contains(&share), &field, format!("`{share}` must be from 0 to 1"));
+        c.require(
+            objective.incumbent.is_some(),
+            &field,
+            "that share is the incumbent's: name it in `objective.incumbent`",
+        );
     }
     if spec.metrics.len() > 1 && objective.weights.is_empty() {
         c.fail("objective.weights", "with several metrics, give a weight for each that counts");

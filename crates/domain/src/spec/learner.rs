@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::online::{ClipSpec, Gradient, LossName, MonitorSpec, Online, RateSpec, Rule};
+use super::online::{ClipSpec, Descent, Gradient, LossName, MonitorSpec, Online, RateSpec};
 use crate::duration::Duration;
 
 /// How actions are chosen, or what predicts.
@@ -249,10 +249,12 @@ fn default_checkpoint_interval() -> Duration {
 impl LearnerSpec {
     /// The rule by which it moves weights along gradients; `None` if it does not.
     #[must_use]
-    pub const fn rule(&self) -> Option<Rule> {
+    pub const fn rule(&self) -> Option<Descent> {
         match (self.algorithm, self.estimator) {
-            (Algorithm::Sgd, _) | (Algorithm::Squarecb, Some(Estimator::Sgd)) => Some(Rule::Sgd),
-            (Algorithm::Ftrl, _) | (Algorithm::Squarecb, Some(Estimator::Ftrl)) => Some(Rule::Ftrl),
+            (Algorithm::Sgd, _) | (Algorithm::Squarecb, Some(Estimator::Sgd)) => Some(Descent::Sgd),
+            (Algorithm::Ftrl, _) | (Algorithm::Squarecb, Some(Estimator::Ftrl)) => {
+                Some(Descent::Ftrl)
+            }
             _ => None,
         }
     }

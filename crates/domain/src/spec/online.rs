@@ -165,7 +165,7 @@ pub enum Gradient {
 
 /// How a gradient moves the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rule {
+pub enum Descent {
     /// Stochastic gradient descent.
     Sgd,
     /// FTRL-Proximal.
@@ -176,7 +176,7 @@ pub enum Rule {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Online {
     /// How a gradient moves the weights.
-    pub rule: Rule,
+    pub rule: Descent,
     /// What a prediction is measured by.
     pub loss: Loss,
     /// The rate.

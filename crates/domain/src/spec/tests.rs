@@ -141,3 +141,46 @@ fn a_spec_is_bounded_as_a_whole() {
         assert_ne!(errors(|s| s.replacen(from, to, 1)), "", "{to}");
     }
 }
+
+#[test]
+fn rules_and_shares_name_what_is_wrong() {
+    let base = r#"
+schema = 1
+name = "router"
+kind = "policy"
+actions = ["a", "b"]
+[features]
+region = { type = "category" }
+tokens = { type = "number" }
+price = { type = "number", of = "action" }
+[metrics]
+quality = { bounds = [0, 1] }
+[learner]
+algorithm = "ucb1"
+"#;
+    let check = |extra: &str| ModelSpec::from_toml(&format!("{extra}\n{base}")).unwrap().check();
+    let rule =
+        |when: &str, deny: &str| format!("rules = [{{ when = {{ {when} }}, deny = [{deny}] }}]");
+    assert!(check(&rule("region = [\"eu\", 7, true], tokens = { max = 5 }", "\"a\"")).is_ok());
+    for (when, deny, field, message) in [
+        ("regoin = \"eu\"", "\"a\"", "rules[0].when.regoin", "did you mean `region`?"),
+        ("region = \"eu\"", "\"c\"", "rules[0].deny", "`c` is not a declared action"),
+        ("", "\"a\"", "rules[0].when", "at least one condition"),
+        ("region = \"eu\"", "", "rules[0].deny", "at least one action"),
+        ("tokens = \"many\"", "\"a\"", "rules[0].when.tokens", "`tokens` is a number"),
+        ("tokens = { min = 5, max = 4 }", "\"a\"", "rules[0].when.tokens", "the smaller first"),
+        ("region = { min = 5 }", "\"a\"", "rules[0].when.region", "`region` is a category"),
+        ("price = 5", "\"a\"", "rules[0].when.price", "a feature of actions"),
+        ("region = []", "\"a\"", "rules[0].when.region", "1 to 1000 values"),
+    ] {
+        let errors = check(&rule(when, deny)).unwrap_err().to_string();
+        assert!(errors.contains(field) && errors.contains(message), "{when} {deny}: {errors}");
+    }
+    for (objective, field) in [
+        ("objective = { incumbent = \"a\", holdback = 1.5 }", "objective.holdback"),
+        ("objective = { ramp = 0.5 }", "objective.ramp"),
+    ] {
+        let errors = check(objective).unwrap_err().to_string();
+        assert!(errors.contains(field), "{objective}: {errors}");
+    }
+}

@@ -131,10 +131,12 @@ impl Engine {
         let missing: Vec<_> = spec.metrics().iter().filter(|m| absent(&m.name)).collect();
         let assumed: Vec<(&str, f64)> =
             missing.iter().filter_map(|m| Some((m.name.as_str(), m.missing?))).collect();
-        let chosen =
-            decided.action().and_then(|a| model.actions.get(&decided.version)?.get(usize::from(a)));
-        let chosen = chosen.cloned();
-        model.tally.missing += missing.len() as u64;
+        let chosen = model.chosen(decided);
+        let missing = missing.len() as u64;
+        model.tally.missing += missing;
+        if let Some(action) = &chosen {
+            model.tally_of(action).missing += missing;
+        }
         if stops {
             let (recent, usual) = shares;
             self.alert(&decided.model, None, Happening::FeedbackStopped { recent, usual });

@@ -1,7 +1,8 @@
 //! Gradient learners against Vowpal Wabbit's output on a given file and against the laws of their updates.
 
 use pawl_domain::spec::{
-    ClipSpec, Gradient, Loss, Monitor, OnDrift, Online as Spec, Rule, Schedule, ScheduleUnit, Shape,
+    ClipSpec, Descent, Gradient, Loss, Monitor, OnDrift, Online as Spec, Schedule, ScheduleUnit,
+    Shape,
 };
 use pawl_learn::online::{Online, Scratch};
 use pawl_stats::rng::Stream;
@@ -46,7 +47,7 @@ fn spec(loss: Loss, rate: f64) -> Spec {
         unit: ScheduleUnit::Examples,
     };
     Spec {
-        rule: Rule::Sgd,
+        rule: Descent::Sgd,
         loss,
         schedule,
         adaptive: true,
@@ -112,7 +113,7 @@ fn logistic_loss_is_vowpal_wabbits() {
 
 #[test]
 fn ftrl_is_vowpal_wabbits() {
-    let spec = Spec { rule: Rule::Ftrl, l1: 0.05, l2: 0.01, ..spec(Loss::Logistic, 0.1) };
+    let spec = Spec { rule: Descent::Ftrl, l1: 0.05, l2: 0.01, ..spec(Loss::Logistic, 0.1) };
     compare("ftrl", &spec, 1e-5);
 }
 
@@ -124,7 +125,7 @@ fn ftrl_is_vowpal_wabbits() {
 #[test]
 fn ftrl_follows_the_published_algorithm() {
     let spec = Spec { l1: 0.1, l2: 0.5, ..spec(Loss::Logistic, 0.1) };
-    let mut model = Online::new(Rule::Ftrl, 2, 1);
+    let mut model = Online::new(Descent::Ftrl, 2, 1);
     let mut scratch = Scratch::default();
     let x = [(0, 1.0), (1, 2.0)];
     model.learn(&spec, &x, 1.0, 1.0, &mut scratch).unwrap();
@@ -141,7 +142,7 @@ fn ftrl_follows_the_published_algorithm() {
 #[test]
 fn adaptive_steps_are_adagrads() {
     let spec = Spec { invariant: false, normalized: false, ..spec(Loss::Squared, 0.1) };
-    let mut model = Online::new(Rule::Sgd, 1, 1);
+    let mut model = Online::new(Descent::Sgd, 1, 1);
     let mut scratch = Scratch::default();
     for _ in 0..2 {
         model.learn(&spec, &[(0, 1.0)], 1.0, 1.0, &mut scratch).unwrap();
@@ -171,7 +172,7 @@ proptest! {
         loss in any_loss(), rows in prop::collection::vec(any_row(), 1..20), rate in 0.01..2.0_f64,
     ) {
         let spec = plain(loss, rate);
-        let (mut heavy, mut twice) = (Online::new(Rule::Sgd, 6, 1), Online::new(Rule::Sgd, 6, 1));
+        let (mut heavy, mut twice) = (Online::new(Descent::Sgd, 6, 1), Online::new(Descent::Sgd, 6, 1));
         let mut scratch = Scratch::default();
         // Predictions are held within the labels so far: let both know the range before.
         for y in [0.0, 1.0] {
@@ -198,7 +199,7 @@ proptest! {
     ) {
         let spec = Spec { normalized, adaptive, ..spec(loss, 0.5) };
         let mut scratch = Scratch::default();
-        let mut model = Online::new(Rule::Sgd, 6, 1);
+        let mut model = Online::new(Descent::Sgd, 6, 1);
         // What a rescale takes from the weights is no step towards the label: all scales are set before.
         let largest: Vec<(u32, f64)> = (0..6).map(|slot| (slot, 3.0)).collect();
         for y in [0.0, 1.0] {
@@ -235,7 +236,7 @@ proptest! {
     #[test]
     fn absent_features_change_nothing(rows in prop::collection::vec(any_row(), 1..30), shift in 1_usize..50) {
         let spec = spec(Loss::Logistic, 0.5);
-        let (mut small, mut large) = (Online::new(Rule::Sgd, 6, 1), Online::new(Rule::Sgd, 6 + shift, 1));
+        let (mut small, mut large) = (Online::new(Descent::Sgd, 6, 1), Online::new(Descent::Sgd, 6 + shift, 1));
         let mut scratch = Scratch::default();
         for (x, y) in &rows {
             let y = f64::from(u8::from(*y));
@@ -255,7 +256,7 @@ proptest! {
         rate in prop::sample::select(vec![1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3, 1e6]),
     ) {
         let spec = spec(loss, rate);
-        let mut model = Online::new(Rule::Sgd, 6, 1);
+        let mut model = Online::new(Descent::Sgd, 6, 1);
         let mut scratch = Scratch::default();
         let (x, y) = row;
         let y = f64::from(u8::from(y));
@@ -273,7 +274,7 @@ proptest! {
 #[test]
 fn softmax_learns_three_classes() {
     let spec = spec(Loss::Softmax(3), 0.5);
-    let mut model = Online::new(Rule::Sgd, 3, 3);
+    let mut model = Online::new(Descent::Sgd, 3, 3);
     let mut scratch = Scratch::default();
     let mut stream = Stream::new(11);
     let (mut wrong, n) = (0, 4000);
@@ -293,7 +294,7 @@ fn softmax_learns_three_classes() {
 #[test]
 fn what_is_not_finite_is_refused_and_what_went_wrong_is_undone() {
     let spec = spec(Loss::Squared, 0.5);
-    let mut model = Online::new(Rule::Sgd, 5, 1);
+    let mut model = Online::new(Descent::Sgd, 5, 1);
     let mut scratch = Scratch::default();
     let rows = rows();
     for (number, _, x) in &rows[..30] {

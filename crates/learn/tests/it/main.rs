@@ -4,6 +4,7 @@
 
 mod actions;
 mod artifact;
+mod choose;
 mod environment;
 mod faults;
 mod gradient;

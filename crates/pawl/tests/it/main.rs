@@ -8,5 +8,6 @@ mod cli;
 mod keys;
 mod kill;
 mod learning;
+mod levers;
 mod process;
 mod simulate;

@@ -93,7 +93,7 @@ fn play(policy: &Policy, environment: &Environment, s: u64, batch: usize) -> Res
             &mut scratch,
             &mut p,
         );
-        let a = policy::draw(&p, seed);
+        let a = policy::draw(&p, uniform(seed, 0));
         let degenerate = |_| anyhow::anyhow!("degenerate statistics");
         if batch == 0 {
             models[a].learn(x, environment.r[t][a], 1.0).map_err(degenerate)?;

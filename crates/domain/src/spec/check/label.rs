@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
-        Action, Feature, FeatureOf, Goal, Kind, LABEL, Metric, MetricSpec, ModelSpec, PREDICT,
-        Prior,
+        Action, ActionState, Feature, FeatureOf, Goal, Kind, LABEL, Metric, MetricSpec, ModelSpec,
+        PREDICT, Prior,
     },
     Checker, NUMBER_MAX,
     features::check_terms,
@@ -25,6 +25,7 @@ pub(super) fn check_label(spec: &ModelSpec, c: &mut Checker) {
         (!spec.actions.is_empty(), "actions"),
         (!spec.metrics.is_empty(), "metrics"),
         (spec.objective.is_some(), "objective"),
+        (!spec.rules.is_empty(), "rules"),
         (!spec.feedback.missing.is_empty(), "feedback.missing"),
     ] {
         c.require(!set, field, format!("only a policy has `{field}`; remove it"));
@@ -66,7 +67,13 @@ pub(super) fn actions() -> Vec<Action> {
     // A constant name is valid: if it were not, the model would have no action and no test would pass.
     let name = ActionName::try_from(PREDICT.to_owned()).ok();
     name.into_iter()
-        .map(|name| Action { name, payload: None, max: Vec::new(), features: Vec::new() })
+        .map(|name| Action {
+            name,
+            payload: None,
+            max: Vec::new(),
+            state: ActionState::Active,
+            features: Vec::new(),
+        })
         .collect()
 }
 

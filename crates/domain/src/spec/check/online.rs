@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        Gradient, Kind, LearnerSpec, Loss, LossName, ModelSpec, Monitor, MonitorSpec, Online,
-        RateSpec, Rule, Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
+        Descent, Gradient, Kind, LearnerSpec, Loss, LossName, ModelSpec, Monitor, MonitorSpec,
+        Online, RateSpec, Schedule, ScheduleName, ScheduleSpec, ScheduleUnit, Shape,
     },
     Checker,
 };
@@ -179,8 +179,8 @@ fn check_applicable(l: &LearnerSpec, c: &mut Checker) {
     let of_sgd = ["adaptive", "normalized", "invariant", "clip", "average", "gradient"];
     for (set, key) in of_gradients(l) {
         let allowed = match l.rule() {
-            Some(Rule::Sgd) => key != "beta",
-            Some(Rule::Ftrl) => !of_sgd.contains(&key),
+            Some(Descent::Sgd) => key != "beta",
+            Some(Descent::Ftrl) => !of_sgd.contains(&key),
             None => false,
         };
         if set && !allowed {
@@ -200,7 +200,7 @@ pub(super) fn check_online(spec: &ModelSpec, c: &mut Checker) -> Option<Online> 
     check_applicable(l, c);
     let rule = l.rule()?;
     let classes = spec.label.as_ref().map_or(0, |l| l.classes.len());
-    let ftrl = rule == Rule::Ftrl;
+    let ftrl = rule == Descent::Ftrl;
     c.require(
         !(ftrl && classes > 2),
         "learner.algorithm",

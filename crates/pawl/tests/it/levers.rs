@@ -1,0 +1,140 @@
+//! Levers of a running policy, pulled under load.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::process::Server;
+
+const DECIDE: &str = "/v1/models/router/decide";
+
+fn pawl(server: &Server, arguments: &[&str]) -> String {
+    let output = server.command(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn pull(server: &Server, body: &Value) {
+    server.ok("/v1/models/router/levers", &body.to_string());
+}
+
+/// What the next decision says of how things stand.
+fn stands(server: &Server) -> (Vec<String>, Value) {
+    let decision = server.ok(DECIDE, r#"{"context": {}}"#);
+    let id = decision["decision_id"].as_str().unwrap();
+    let shown = server.json(&format!("/v1/decisions/{id}"));
+    let eligible = shown["probabilities"].as_object().unwrap().keys().cloned().collect();
+    (eligible, decision["reason"].clone())
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Each change is in force for the first decision after its reply, no request is lost meanwhile, every change is in the
+/// audit trail, and after kill -9 things stand as they stood.
+#[test]
+fn a_hundred_changes_under_load_are_in_force_and_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[]);
+    server.create_router();
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let (server, stop, answered) = (&server, &stop, &answered);
+        let ended = Stop(stop);
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let decision = server.ok(DECIDE, r#"{"context": {"prompt_tokens": 5}}"#);
+                    let body =
+                        json!({"decision_id": decision["decision_id"], "metrics": {"quality": 1}});
+                    server.ok("/v1/feedback", &body.to_string());
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for k in 0..25 {
+            let action = if k % 2 == 0 { "big" } else { "small" };
+            let other = if k % 2 == 0 { "small" } else { "big" };
+            let before = answered.load(Ordering::Relaxed);
+            pull(server, &json!({"lever": "disable", "action": action, "reason": "test"}));
+            assert_eq!(stands(server).0, [other]);
+            pull(server, &json!({"lever": "enable", "action": action}));
+            assert_eq!(stands(server).0.len(), 2);
+            pull(server, &json!({"lever": "pin", "action": other}));
+            assert_eq!(stands(server).1, "pinned");
+            pull(server, &json!({"lever": "unpin"}));
+            assert_eq!(stands(server).1, Value::Null);
+            // The load goes on beside the changes.
+            while answered.load(Ordering::Relaxed) == before {
+                std::thread::yield_now();
+            }
+        }
+        drop(ended);
+    });
+    pull(&server, &json!({"lever": "disable", "action": "small", "for": "1h"}));
+    pull(&server, &json!({"lever": "explore", "on": false}));
+    let levers = server.json("/v1/models/router")["levers"].clone();
+    let changes = server.json("/v1/changes");
+    assert_eq!(changes["changes"].as_array().unwrap().len(), 103);
+    assert_eq!(changes["changes"][1]["why"], "test");
+    server.kill();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.json("/v1/models/router")["levers"], levers);
+    assert_eq!(stands(&server).0, ["big"]);
+    assert_eq!(server.json("/v1/models/router")["production"], "1.0.0", "no version was made");
+}
+
+#[test]
+fn an_operator_sees_and_says_it_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    server.create_router();
+    let said = pawl(&server, &["action", "disable", "router", "small", "--reason", "it fails"]);
+    assert!(said.contains("action.disable of `router`\n  `small` is disabled: it fails"), "{said}");
+    let output = server.command(&["action", "disable", "router", "big"]);
+    let refused = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(refused.contains("`big` is the last one that can be chosen"), "{refused}");
+    let refused = server.refused(DECIDE, r#"{"context": {}, "actions": ["small"]}"#);
+    assert_eq!((refused.0, refused.1.as_str()), (422, "no_eligible_action"));
+    assert!(refused.2.contains("`small` is disabled"), "{}", refused.2);
+    pawl(&server, &["action", "enable", "router", "small"]);
+    // What holds for a time ends by itself.
+    pawl(&server, &["pin", "router", "--action", "small", "--for", "300ms"]);
+    assert_eq!(stands(&server).1, "pinned");
+    let ended = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        stands(&server).1 == Value::Null
+    });
+    assert!(ended, "the pin has no end");
+    pawl(&server, &["explore", "off", "router"]);
+    pawl(&server, &["pin", "router", "--action", "big"]);
+    for k in 0..20 {
+        let id = server.ok(DECIDE, r#"{"context": {}}"#)["decision_id"].clone();
+        let body = json!({"decision_id": id, "metrics": {"quality": k % 2, "cost_usd": 0.5}});
+        server.ok("/v1/feedback", &body.to_string());
+    }
+    let learned = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        server.json("/v1/models/router")["feedback"]["learned"] == 40
+    });
+    assert!(learned);
+    let status = pawl(&server, &["status", "router"]);
+    assert!(status.contains("`big` is pinned") && status.contains("does not explore"), "{status}");
+    // 20 values of 0 and 1, half each: mean ½, sample variance 20/19 · ¼, half-width 1.96 · √(.2632/20) = .2248.
+    assert!(status.contains("0.5000 ± 0.2248 (20") && status.contains("policy.pin"), "{status}");
+    for (body, field) in [
+        (json!({"lever": "ramp", "share": 0.5, "on": true}), "`on`"),
+        (json!({"lever": "ramp", "share": 1.5}), "`share`"),
+        (json!({"lever": "pin"}), "`action`"),
+        (json!({"lever": "pin", "action": "bigg"}), "did you mean `big`?"),
+        (json!({"lever": "explore"}), "`on`"),
+    ] {
+        let refused = server.refused("/v1/models/router/levers", &body.to_string());
+        assert!(refused.0 == 422 && refused.2.contains(field), "{body}: {}", refused.2);
+    }
+}
