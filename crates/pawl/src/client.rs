@@ -71,6 +71,13 @@ impl Server {
         self.send(request.header("content-type", "application/json").body(body))
     }
 
+    /// The same, refused where the version in production is another.
+    pub fn post_if_match(&self, path: &str, body: String, version: &str) -> Result<Value> {
+        let request =
+            self.request(Method::POST, path)?.header("if-match", format!("\"{version}\""));
+        self.send(request.header("content-type", "application/json").body(body))
+    }
+
     /// `GET path`, for bytes that are no JSON.
     pub fn download(&self, path: &str) -> Result<Vec<u8>> {
         self.bytes(self.request(Method::GET, path)?)

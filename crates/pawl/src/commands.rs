@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod apply;
 pub mod decision;
 pub mod demo;
 pub mod key;

@@ -51,6 +51,8 @@ enum Command {
     Checkpoint,
     /// Run a policy over a table of what every action would have given
     Simulate(commands::simulate::Simulate),
+    /// Bring a server to what spec files say: new models, new versions, or no change
+    Apply(commands::apply::Apply),
     /// Actions of a policy on a server
     #[command(subcommand)]
     Action(commands::lever::Action),
@@ -101,6 +103,7 @@ fn main() -> std::process::ExitCode {
         }),
         Command::Simulate(command) => command.run(server.json),
         Command::Learner(command) => command.run(&server),
+        Command::Apply(command) => command.run(&server),
         Command::Action(command) => command.run(&server),
         Command::Pin(command) => command.run(&server),
         Command::Unpin(command) => command.run(&server),

@@ -96,3 +96,48 @@ fn the_demo_runs_without_a_terminal() {
         assert!(said.contains(part), "{part} in {said}");
     }
 }
+
+/// The first time creates, the second changes nothing, a changed file is a version; `--dry-run` says so before.
+#[test]
+fn apply_brings_a_server_to_what_files_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let specs = dir.path().join("specs");
+    std::fs::create_dir(&specs).unwrap();
+    let spec = |actions: &str, extra: &str| {
+        format!(
+            "schema = 1\nname = \"m\"\nkind = \"policy\"\nactions = [{actions}]\n[features]\n\
+             x = {{ type = \"number\" }}\n{extra}[metrics]\nq = {{ bounds = [0, 1] }}\n[learner]\nalgorithm = \"linucb\"\n"
+        )
+    };
+    std::fs::write(specs.join("m.toml"), spec("\"a\", \"b\"", "")).unwrap();
+    let path = specs.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = server.command(&[&["apply", "-f", path], arguments].concat());
+        let (_, said) = text(&output);
+        assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    assert!(run(&["--dry-run"]).contains("`m`: created, 1.0.0"));
+    assert_eq!(server.json("/v1/models")["models"], serde_json::json!([]));
+    assert!(run(&[]).contains("`m`: created, 1.0.0"));
+    assert!(run(&[]).contains("`m`: no change, 1.0.0"));
+    let changed = spec("\"a\", \"b\", \"c\"", "y = { type = \"category\" }\n");
+    std::fs::write(specs.join("m.toml"), changed).unwrap();
+    let said = run(&["--dry-run"]);
+    for line in [
+        "`m`: 1.0.0 → 1.1.0",
+        "MINOR actions.c: added",
+        "`q` keeps what it learned, but for y",
+        "the action `c` is new",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(server.json("/v1/models/m")["production"], "1.0.0");
+    assert!(run(&[]).contains("1.0.0 → 1.1.0"));
+    assert_eq!(server.json("/v1/models/m")["production"], "1.1.0");
+    std::fs::write(specs.join("n.toml"), spec("\"a\"", "")).unwrap();
+    let refused = server.command(&["apply", "-f", path]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("2 to"), "a policy has two actions");
+}
