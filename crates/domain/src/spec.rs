@@ -17,7 +17,7 @@ use crate::{
     suggest,
     value::Value,
 };
-pub use check::{METRICS_MAX, ONLINE_SLOTS_MAX, SpecError, SpecErrors};
+pub use check::{METRICS_MAX, SpecError, SpecErrors};
 pub use feature::{Encoding, FeatureOf, FeatureSpec, FeatureType, LogMode, Scale};
 pub use learner::{
     Algorithm, BatchSpec, Covariance, Estimator, HalfLife, LearnerSpec, Likelihood, Parameters,

@@ -22,6 +22,21 @@ pub enum Value<'a> {
     Slots(u64, Vec<(u32, f64)>),
 }
 
+impl Value<'_> {
+    /// As JSON; what is missing or unknown is null.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let json = match self {
+            Self::Number(x) => serde_json::to_string(x),
+            Self::Boolean(b) => serde_json::to_string(b),
+            Self::Text(text) => serde_json::to_string(text),
+            Self::Vector(all) => serde_json::to_string(all),
+            Self::Missing | Self::Unknown | Self::Slots(..) => Ok("null".to_owned()),
+        };
+        json.unwrap_or_default()
+    }
+}
+
 const MISSING: u8 = 0;
 const UNKNOWN: u8 = 1;
 const SINGLE: u8 = 2;

@@ -1,7 +1,7 @@
 //! A log and the engine that follows it.
 
 use core::fmt;
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use pawl_domain::{
     Alert, Event, ModelName, Sha256,
@@ -31,7 +31,7 @@ pub struct Fold {
     /// A fold that does what the change at an offset asked, ready or nearly.
     prepared: Option<(u64, Box<Fold>)>,
     /// Alerts that were written and not folded yet.
-    telling: BTreeSet<(u64, u32)>,
+    telling: Vec<Alert>,
 }
 
 impl fmt::Debug for Fold {
@@ -137,7 +137,7 @@ impl Fold {
             excluded: Vec::new(),
             done: Vec::new(),
             prepared: None,
-            telling: BTreeSet::new(),
+            telling: Vec::new(),
         }
     }
 
@@ -254,7 +254,7 @@ impl Fold {
             self.rewind(asked, entry.offset)?;
         }
         if self.excludes(&entry)? {
-            self.engine.skip(at);
+            self.engine.skip(at, &entry.event, &mut self.history)?;
         } else {
             apply(&mut self.engine, at, &entry.event, &mut self.history)?;
         }
@@ -401,12 +401,12 @@ impl Fold {
         if raised.is_empty() && self.telling.is_empty() {
             return Ok(Vec::new());
         }
-        self.telling.retain(|id| raised.iter().any(|a| a.raised == *id));
+        self.telling.retain(|told| raised.contains(told));
         let news: Vec<Alert> =
-            raised.iter().filter(|a| !self.telling.contains(&a.raised)).cloned().collect();
+            raised.iter().filter(|a| !self.telling.contains(a)).cloned().collect();
         for alert in &news {
             self.log.append_event(&Event::Alerted(alert.clone()))?;
-            self.telling.insert(alert.raised);
+            self.telling.push(alert.clone());
         }
         Ok(news)
     }
@@ -485,7 +485,7 @@ impl Unlogged {
 /// Whether the log still holds everything that folding on from `state` asks for.
 fn foldable(log: &Log, state: &State) -> bool {
     let redacted = log.redacted_below();
-    let closed = state.position >= redacted && state.join.needed_from(state.position) >= redacted;
+    let closed = state.position >= redacted && state.needed_from() >= redacted;
     state.trimmed >= log.first() && closed
 }
 

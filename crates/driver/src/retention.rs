@@ -65,13 +65,13 @@ fn redact(
         return Ok(());
     }
     let old = older_than(log, state, log.first(), retention.context_ms, now_ms)?;
-    let before = log.boundary(old.min(state.join.needed_from(state.position)));
+    let before = log.boundary(old.min(state.needed_from()));
     if before <= log.first() {
         return Ok(());
     }
     for position in checkpoints::positions(disk)?.into_iter().filter(|p| *p < state.position) {
         let known = checkpoints::read(disk, position)?.map(|bytes| State::from_bytes(&bytes));
-        let closed = |s: &State| s.position >= before && s.join.needed_from(s.position) >= before;
+        let closed = |s: &State| s.position >= before && s.needed_from() >= before;
         if !matches!(&known, Some(Ok(older)) if closed(older)) {
             disk.remove(&checkpoints::path(position))?;
         }

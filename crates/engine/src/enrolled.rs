@@ -158,9 +158,19 @@ impl Enrolled {
         Self { version, id, spec, views, learner, status, pending_from: None, said, work }
     }
 
-    /// One that begins from an artifact.
-    pub(crate) fn restored(artifact: Artifact, version: Version, id: LearnerId) -> Self {
-        let Artifact { spec, learner } = artifact;
+    /// One that begins from an artifact, in the place of `old`.
+    pub(crate) fn restored(
+        artifact: Artifact,
+        version: Version,
+        id: LearnerId,
+        old: Option<&Self>,
+    ) -> Self {
+        let Artifact { spec, mut learner } = artifact;
+        // Open decisions carry the clock of the model's learners before it.
+        if let Some(old) = old {
+            learner.set_clock(&old.learner);
+        }
+        let frozen = old.is_some_and(|old| old.status == Status::Frozen);
         let views = Arc::new(Views::of(&spec));
         let mut restored = Self {
             version,
@@ -168,7 +178,7 @@ impl Enrolled {
             spec: Arc::new(spec),
             views,
             learner,
-            status: Status::Learning,
+            status: if frozen { Status::Frozen } else { Status::Learning },
             pending_from: None,
             said: Said::default(),
             work: Work::default(),
@@ -317,12 +327,16 @@ impl Enrolled {
                 self.flush();
                 self.status = Status::Frozen;
             }
-            LearnerChange::Resume => self.status = Status::Learning,
+            LearnerChange::Resume => {
+                self.status = Status::Learning;
+                self.said.quarantined = false;
+            }
             LearnerChange::Reset => {
                 self.learner = Learner::new(&self.spec, &self.views);
                 self.learner.mark_good();
                 self.pending_from = None;
                 self.status = Status::Learning;
+                self.said = Said::default();
             }
             LearnerChange::Rewind { .. } => {}
         }

@@ -7,7 +7,7 @@
 mod bits;
 mod closing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bits::{Bits, CLOSED};
 use pawl_domain::{
@@ -49,6 +49,8 @@ pub struct Join {
     request_order: VecDeque<u64>,
     early: BTreeMap<u64, Vec<Feedback>>,
     early_order: VecDeque<u64>,
+    /// Open decisions whose feedback a rewind leaves out: that none came says nothing.
+    excused: BTreeSet<u64>,
 }
 
 /// The key under which a caller's id is remembered: FNV-1a (Fowler, Noll, Vo) over the model, a separator and the
@@ -69,6 +71,7 @@ impl Join {
             request_order: VecDeque::new(),
             early: BTreeMap::new(),
             early_order: VecDeque::new(),
+            excused: BTreeSet::new(),
         }
     }
 
@@ -117,7 +120,8 @@ impl Join {
     fn wait(&mut self, deadline: u64, model: &ModelName) {
         if let Some(cursor) = self.cursors.get(&(deadline, None)) {
             let cursor = Cursor { due_ms: Some(0), ..cursor.clone() };
-            self.cursors.insert((deadline, Some(model.clone())), cursor);
+            // One that is still on its way through an earlier outage goes on where it is.
+            self.cursors.entry((deadline, Some(model.clone()))).or_insert(cursor);
         }
     }
 
@@ -151,7 +155,11 @@ impl Join {
 
     fn release(&mut self) {
         let passed = self.cursors.values().map(|c| c.ordinal).min();
-        self.bits.release(passed.unwrap_or(self.bits.end()));
+        let passed = passed.unwrap_or(self.bits.end());
+        self.bits.release(passed);
+        if !self.excused.is_empty() {
+            self.excused = self.excused.split_off(&passed);
+        }
     }
 
     fn remember(&mut self, model: &ModelName, request_id: &str, id: DecisionId) {
@@ -283,6 +291,26 @@ impl Engine {
         Ok(())
     }
 
+    /// Notes that a rewind leaves out feedback of a decision.
+    pub(crate) fn excuse(
+        &mut self,
+        feedback: &Feedback,
+        history: &mut dyn History,
+    ) -> Result<(), Halt> {
+        let id = match &feedback.target {
+            Target::Decision(id) => Some(*id),
+            Target::Request { model, request_id } => {
+                self.state.join.requests.get(&request_key(model, request_id)).copied()
+            }
+        };
+        let Some(offset) = id.map(|id| id.position.offset) else { return Ok(()) };
+        let known = offset >= self.state.trimmed && offset < self.state.position;
+        if let Some(recorded) = if known { history.decision(offset)? } else { None } {
+            self.state.join.excused.insert(recorded.at.ordinal);
+        }
+        Ok(())
+    }
+
     pub(crate) fn feedback(
         &mut self,
         feedback: &Feedback,
@@ -392,9 +420,12 @@ impl Engine {
                 None => of_action.metrics.entry((*name).to_owned()).or_default().add(*value, 1.0),
             }
         }
-        let first = state == Some(0) && !news.is_empty();
-        if first && model.supply.arrived() {
-            let held = model.supply.back(now_ms);
+        if news.is_empty() {
+            return Ok(());
+        }
+        if state == Some(0) && model.supply.arrived() {
+            // Log time stands still where nothing is due.
+            let held = model.supply.back(now_ms.max(at_ms));
             let back = Happening::FeedbackBack { held: held.len() as u64 };
             self.alert(&decided.model, None, back);
             self.learn_held(&decided.model, held, history)?;

@@ -190,7 +190,7 @@ impl Engine {
                 self.state.rewound.push((*asked, at.offset));
             }
             Event::RewindAbandoned { asked } => self.state.rewinds.retain(|r| r != asked),
-            Event::Alerted(alert) => self.state.alerts.retain(|a| a.raised != alert.raised),
+            Event::Alerted(alert) => self.state.alerts.retain(|a| a != alert),
             Event::Trimmed { before } => {
                 self.state.trimmed = (*before).max(self.state.trimmed);
                 self.state.rewound.retain(|(_, at)| at >= before);
@@ -201,8 +201,15 @@ impl Engine {
     }
 
     /// Passes over a record as if it were not there: a rewind leaves it out.
-    pub const fn skip(&mut self, at: At) {
+    ///
+    /// # Errors
+    /// If an older record cannot be read.
+    pub fn skip(&mut self, at: At, event: &Event, history: &mut dyn History) -> Result<(), Halt> {
+        if let Event::Feedback(feedback) = event {
+            self.excuse(feedback, history)?;
+        }
         self.state.position = at.next;
+        Ok(())
     }
 
     /// The earliest time at which a [`Event::Tick`] would do something; `None` if there is nothing to wait for.

@@ -145,6 +145,14 @@ impl State {
         postcard::from_bytes(bytes).map_err(|e| e.to_string())
     }
 
+    /// The first record that is still asked for: nothing from there on may be trimmed or lose its context.
+    #[must_use]
+    pub fn needed_from(&self) -> u64 {
+        let held = self.models.values().filter_map(|m| m.supply.needed_from()).min();
+        let open = self.join.needed_from(self.position);
+        held.map_or(open, |held| held.min(open))
+    }
+
     /// Digest of [`State::to_bytes`].
     #[must_use]
     pub fn sha256(&self) -> Sha256 {
@@ -173,7 +181,9 @@ impl State {
         learner: LearnerId,
         artifact: Artifact,
     ) {
-        self.put(name, Enrolled::restored(artifact, version.clone(), learner));
+        let old = self.models.get(name).and_then(Model::production);
+        let enrolled = Enrolled::restored(artifact, version.clone(), learner, old);
+        self.put(name, enrolled);
     }
 
     /// Puts a learner into production.

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use pawl_domain::CheckedSpec;
-use pawl_model::{Layout, Views};
+use pawl_model::{Layout, Views, counts::Count};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ use crate::{
     learner::Learner,
     linear::Linear,
     metric::{MetricState, Models},
+    online::Totals,
+    progress::Progress,
 };
 
 /// The version of this format.
@@ -51,8 +53,37 @@ fn wrong(why: impl fmt::Display) -> ArtifactError {
 pub struct Artifact {
     /// The spec of its model.
     pub spec: CheckedSpec,
-    /// The learner, as it was but for examples that waited for their batch and what it could have undone.
+    /// The learner, as it was but for examples that waited for their batch. Its monitors begin anew.
     pub learner: Learner,
+}
+
+/// What is kept of a learner beside its arrays. Part of the format: a change is a new one.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Parts {
+    pub examples: u64,
+    pub decisions: u64,
+    pub time_ms: u64,
+    pub decayed: (u64, u64),
+    pub refused: u64,
+    pub progress: Progress,
+    pub metrics: Vec<MetricParts>,
+}
+
+/// The same of one metric.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct MetricParts {
+    pub pooled: Count,
+    pub seen: Option<[f64; 2]>,
+    pub models: ModelParts,
+}
+
+/// The same of its models.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum ModelParts {
+    Counts(Vec<Count>),
+    /// Examples since the last rebuild, examples taken.
+    Linear(Vec<(u32, u64)>),
+    Online(Vec<Totals>),
 }
 
 /// The metadata.
@@ -65,18 +96,28 @@ struct Header {
 }
 
 /// How a context becomes slots.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Encoder {
     hash: String,
     layouts: Vec<MetricLayout>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct MetricLayout {
     metric: String,
     slots: usize,
     /// Term, first slot, number of slots.
     blocks: Vec<(String, usize, usize)>,
+}
+
+impl Encoder {
+    fn of(spec: &CheckedSpec, views: &Views) -> Self {
+        let metrics = spec.metrics().iter().enumerate();
+        let layout = |(m, metric): (usize, &pawl_domain::spec::Metric)| {
+            MetricLayout::of(&metric.name, views.layout(m))
+        };
+        Self { hash: "xxh3-64".to_owned(), layouts: metrics.map(layout).collect() }
+    }
 }
 
 impl MetricLayout {
@@ -120,22 +161,18 @@ impl Linear {
 }
 
 impl MetricState {
-    /// Whether the arrays have the lengths of those of `expected`.
-    fn same_size(&self, expected: &Self) -> bool {
-        let linear = |a: &Linear, b: &Linear| {
-            let sizes = |l: &Linear| {
-                let p = &l.posterior;
-                let of = l.statistics.as_ref().map(|s| [s.a.len(), s.b.len(), s.s.len()]);
-                ([p.u.len(), p.v.len(), p.covariance.len(), p.variances.len()], of)
-            };
-            sizes(a) == sizes(b)
+    /// The lengths of the arrays of a linear model.
+    fn sizes(&self) -> Vec<[usize; 7]> {
+        let linear = |l: &Linear| {
+            let p = &l.posterior;
+            let [a, b, s] =
+                l.statistics.as_ref().map_or([0; 3], |s| [s.a.len(), s.b.len(), s.s.len()]);
+            [p.u.len(), p.v.len(), p.covariance.len(), p.variances.len(), a, b, s]
         };
-        match (&self.models, &expected.models) {
-            (Models::PerAction(a), Models::PerAction(b)) => {
-                a.iter().zip(b).all(|(a, b)| linear(a, b))
-            }
-            (Models::Joint(a), Models::Joint(b)) => linear(a, b),
-            _ => true,
+        match &self.models {
+            Models::PerAction(models) => models.iter().map(linear).collect(),
+            Models::Joint(model) => vec![linear(model)],
+            Models::Counts(_) | Models::Online(_) => Vec::new(),
         }
     }
 
@@ -182,7 +219,8 @@ impl Artifact {
     /// If it cannot be written in this format: never, for a learner of this spec.
     pub fn write(spec: &CheckedSpec, learner: &Learner) -> Result<Vec<u8>, ArtifactError> {
         let views = Views::of(spec);
-        let mut learner = learner.settled();
+        let parts = learner.parts();
+        let mut learner = learner.clone();
         let mut tensors = Vec::new();
         learner.arrays(&mut |name, shape, array| {
             let (dtype, bytes) = match array {
@@ -196,20 +234,14 @@ impl Artifact {
             tensors.push(Tensor { name, dtype, shape: shape.to_vec(), bytes });
             Ok(())
         })?;
-        let state = postcard::to_stdvec(&learner).map_err(wrong)?;
+        let state = postcard::to_stdvec(&parts).map_err(wrong)?;
         let shape = vec![state.len()];
         tensors.push(Tensor { name: STATE.to_owned(), dtype: Dtype::U8, shape, bytes: state });
-        let layout = |(m, metric): (usize, &pawl_domain::spec::Metric)| {
-            MetricLayout::of(&metric.name, views.layout(m))
-        };
         let header = Header {
             format: FORMAT,
             spec: serde_json::from_str(&spec.to_json()).map_err(wrong)?,
-            examples: learner.examples(),
-            encoder: Encoder {
-                hash: "xxh3-64".to_owned(),
-                layouts: spec.metrics().iter().enumerate().map(layout).collect(),
-            },
+            examples: parts.examples,
+            encoder: Encoder::of(spec, &views),
         };
         let header = serde_json::to_string(&header).map_err(wrong)?;
         let mut views = Vec::with_capacity(tensors.len());
@@ -242,9 +274,18 @@ impl Artifact {
         let spec = CheckedSpec::from_json(&header.spec.to_string()).map_err(wrong)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(wrong)?;
         let state = tensors.tensor(STATE).map_err(wrong)?;
-        let mut learner: Learner = postcard::from_bytes(state.data()).map_err(wrong)?;
-        let expected = Learner::new(&spec, &Views::of(&spec));
-        learner.matches(&expected).map_err(wrong)?;
+        // Nothing is made as large as the file says: only as large as its spec does, which was checked.
+        let parts: Parts = postcard::from_bytes(state.data()).map_err(wrong)?;
+        let views = Views::of(&spec);
+        if header.encoder != Encoder::of(&spec, &views) {
+            return Err(wrong("features become other slots in it than in this version"));
+        }
+        let mut learner = Learner::new(&spec, &views);
+        let sizes = |learner: &Learner| -> Vec<_> {
+            learner.metrics.iter().map(MetricState::sizes).collect()
+        };
+        let expected = sizes(&learner);
+        learner.set_parts(parts).map_err(wrong)?;
         learner.arrays(&mut |name, _, array| {
             let tensor = tensors.tensor(&name).map_err(wrong)?;
             match (array, tensor.dtype()) {
@@ -263,11 +304,9 @@ impl Artifact {
                 (_, other) => Err(wrong(format!("`{name}` has the type {other}"))),
             }
         })?;
-        learner.metrics.iter().zip(&expected.metrics).try_for_each(|(mine, theirs)| {
-            let fits = mine.same_size(theirs);
-            fits.then_some(())
-                .ok_or_else(|| wrong(format!("an array of `{}` has another length", theirs.name)))
-        })?;
+        if sizes(&learner) != expected {
+            return Err(wrong("an array has another length than its spec says"));
+        }
         learner.mark_good();
         Ok(Self { spec, learner })
     }

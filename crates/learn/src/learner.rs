@@ -14,6 +14,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact::Parts,
     linear::Degenerate,
     metric::{MetricState, Models, runs},
     monitor::{Batch, Judgement, Monitor},
@@ -413,39 +414,45 @@ impl Learner {
         }
     }
 
-    /// A copy without what waits for its batch, and without what it could undo.
-    pub(crate) fn settled(&self) -> Self {
-        let mut settled = self.clone();
-        settled.examples -= settled.pending.len() as u64;
-        settled.pending.clear();
-        settled.good = None;
-        for metric in &mut settled.metrics {
-            if let Models::Online(models) = &mut metric.models {
-                models.iter_mut().for_each(Online::mark_good);
-            }
+    /// What an artifact keeps of it beside the arrays.
+    pub(crate) fn parts(&self) -> Parts {
+        Parts {
+            // What waits for its batch is not in the file.
+            examples: self.examples - self.pending.len() as u64,
+            decisions: self.decisions,
+            time_ms: self.time_ms,
+            decayed: self.decayed,
+            refused: self.refused,
+            progress: self.progress,
+            metrics: self.metrics.iter().map(MetricState::parts).collect(),
         }
-        settled
     }
 
-    /// Whether it was made for the same spec as `expected`, but for the arrays.
+    /// Takes over what an artifact kept. `self` is a learner of the same spec that has seen nothing.
     ///
     /// # Errors
-    /// What differs.
-    pub(crate) fn matches(&self, expected: &Self) -> Result<(), String> {
-        let same = self.actions == expected.actions
-            && self.classes == expected.classes
-            && self.metrics.len() == expected.metrics.len()
-            && self.monitors.len() == expected.monitors.len()
-            && self.pending.is_empty()
-            && self.good.is_none();
-        if !same {
+    /// If it is not of that spec, or no learner could have come to it.
+    pub(crate) fn set_parts(&mut self, parts: Parts) -> Result<(), String> {
+        if parts.metrics.len() != self.metrics.len() {
             return Err("its state is not one of its spec".to_owned());
         }
-        self.metrics.iter().zip(&expected.metrics).try_for_each(|(mine, theirs)| {
-            let same = mine.matches(theirs);
-            same.then_some(())
-                .ok_or_else(|| format!("its state of `{}` is not one of its spec", theirs.name))
-        })
+        if parts.decayed.0 > parts.decisions || !parts.progress.is_sound() {
+            return Err("its counters contradict each other".to_owned());
+        }
+        self.examples = parts.examples;
+        self.decisions = parts.decisions;
+        self.time_ms = parts.time_ms;
+        self.decayed = parts.decayed;
+        self.refused = parts.refused;
+        self.progress = parts.progress;
+        self.metrics.iter_mut().zip(parts.metrics).try_for_each(|(m, p)| m.set_parts(p))
+    }
+
+    /// Counts decisions on from those of `old`. What it knows is as old as before.
+    pub const fn set_clock(&mut self, old: &Self) {
+        let since = self.decisions.saturating_sub(self.decayed.0);
+        self.decisions = old.decisions;
+        self.decayed.0 = old.decisions.saturating_sub(since);
     }
 
     pub(crate) const fn take_clock(&mut self, old: &Self) {

@@ -10,9 +10,10 @@ use pawl_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    artifact::{MetricParts, ModelParts},
     learner::Example,
     linear::{Degenerate, Linear},
-    online::Online,
+    online::{Online, Totals},
     progress::Progress,
 };
 
@@ -168,28 +169,63 @@ impl MetricState {
         }
     }
 
-    /// Whether it was made for the same spec as `expected`, but for the arrays.
-    pub(crate) fn matches(&self, expected: &Self) -> bool {
-        let linear = |a: &Linear, b: &Linear| {
-            a.posterior.full == b.posterior.full
-                && a.lambda == b.lambda
-                && a.statistics.is_some() == b.statistics.is_some()
+    /// What an artifact keeps of it beside the arrays.
+    pub(crate) fn parts(&self) -> MetricParts {
+        let linear = |m: &Linear| (m.since_rebuild, m.examples);
+        MetricParts {
+            pooled: self.pooled,
+            seen: self.seen,
+            models: match &self.models {
+                Models::PerAction(models) => {
+                    ModelParts::Linear(models.iter().map(linear).collect())
+                }
+                Models::Joint(model) => ModelParts::Linear(vec![linear(model)]),
+                Models::Counts(counts) => ModelParts::Counts(counts.clone()),
+                Models::Online(models) => {
+                    ModelParts::Online(models.iter().map(Online::totals).collect())
+                }
+            },
+        }
+    }
+
+    /// Takes over what an artifact kept.
+    ///
+    /// # Errors
+    /// If it is not of this metric, or no learner could have come to it.
+    pub(crate) fn set_parts(&mut self, parts: MetricParts) -> Result<(), String> {
+        let linear = |m: &mut Linear, (since_rebuild, examples): (u32, u64)| {
+            (m.since_rebuild, m.examples) = (since_rebuild, examples);
         };
-        let models = match (&self.models, &expected.models) {
-            (Models::PerAction(a), Models::PerAction(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| linear(a, b))
+        let finite = |[low, high]: [f64; 2]| low.is_finite() && high.is_finite() && low <= high;
+        let ordered = parts.seen.is_none_or(finite);
+        let name = &self.name;
+        if !parts.pooled.is_sound() || !ordered {
+            return Err(format!("what it saw of `{name}` cannot be"));
+        }
+        (self.pooled, self.seen) = (parts.pooled, parts.seen);
+        let fits = match (&mut self.models, parts.models) {
+            (Models::PerAction(models), ModelParts::Linear(parts)) => {
+                let fits = models.len() == parts.len();
+                models.iter_mut().zip(parts).for_each(|(m, p)| linear(m, p));
+                fits
             }
-            (Models::Joint(a), Models::Joint(b)) => linear(a, b),
-            (Models::Counts(a), Models::Counts(b)) => a.len() == b.len(),
-            (Models::Online(a), Models::Online(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.matches(b))
+            (Models::Joint(model), ModelParts::Linear(parts)) => {
+                parts.iter().for_each(|p| linear(model, *p));
+                parts.len() == 1
+            }
+            (Models::Counts(counts), ModelParts::Counts(parts)) => {
+                let fits = counts.len() == parts.len() && parts.iter().all(Count::is_sound);
+                *counts = parts;
+                fits
+            }
+            (Models::Online(models), ModelParts::Online(parts)) => {
+                let fits = models.len() == parts.len() && parts.iter().all(Totals::is_sound);
+                models.iter_mut().zip(parts).for_each(|(m, p)| m.set_totals(p));
+                fits
             }
             _ => false,
         };
-        models
-            && self.name == expected.name
-            && self.runs == expected.runs
-            && self.logistic == expected.logistic
+        fits.then_some(()).ok_or_else(|| format!("its state of `{name}` is not one of its spec"))
     }
 
     pub(crate) const fn take_pooled(&mut self, old: &Self) {

@@ -6,7 +6,7 @@ mod ftrl;
 mod sgd;
 mod softmax;
 
-use pawl_domain::spec::{self, Descent, Loss, ONLINE_SLOTS_MAX, ScheduleUnit};
+use pawl_domain::spec::{self, Descent, Loss, ScheduleUnit};
 use pawl_model::weights::{CHUNK, Weights};
 use pawl_stats::logistic::log_sum_exp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -36,7 +36,7 @@ pub(crate) struct Coordinate {
 
 /// What is kept of all slots together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Totals {
+pub(crate) struct Totals {
     /// Examples taken.
     examples: u64,
     /// Mini-batches ended.
@@ -49,6 +49,16 @@ struct Totals {
     range: [f64; 2],
     /// Examples and batches when the schedule began anew.
     began: [u64; 2],
+}
+
+impl Totals {
+    /// Whether examples could have led there.
+    pub(crate) fn is_sound(&self) -> bool {
+        let [low, high] = self.range;
+        let finite = [self.weight, self.norm, low, high].iter().all(|v| v.is_finite());
+        let began = self.began[0] <= self.examples && self.began[1] <= self.batches;
+        finite && self.weight >= 0.0 && self.norm >= 0.0 && low <= 0.0 && high >= 0.0 && began
+    }
 }
 
 /// One example of a batch whose gradients are averaged.
@@ -447,15 +457,12 @@ impl Online {
         }
     }
 
-    /// Whether it has the family, the outputs and the number of slots of `expected`, and finite totals.
-    pub(crate) fn matches(&self, expected: &Self) -> bool {
-        let Totals { weight, norm, range: [low, high], .. } = self.totals;
-        (self.ftrl, self.outputs, self.coordinates.len())
-            == (expected.ftrl, expected.outputs, expected.coordinates.len())
-            && self.undo.at.is_empty()
-            && self.undo.before.is_empty()
-            && self.undo.split == 0
-            && [weight, norm, low, high].iter().all(|v| v.is_finite())
+    pub(crate) const fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub(crate) const fn set_totals(&mut self, totals: Totals) {
+        self.totals = totals;
     }
 
     /// Calls for its coordinates that were ever touched, as columns: index (slot · outputs + output), weight, sum of
@@ -523,9 +530,6 @@ fn write_sparse<S: Serializer>(all: &[Coordinate], serializer: S) -> Result<S::O
 
 fn read_sparse<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Coordinate>, D::Error> {
     let (len, set) = <(usize, Vec<(u32, Coordinate)>)>::deserialize(deserializer)?;
-    if len > ONLINE_SLOTS_MAX {
-        return Err(serde::de::Error::custom("more coordinates than a model may have"));
-    }
     let mut all = vec![Coordinate::default(); len];
     for (i, c) in set {
         let place = all.get_mut(i as usize);

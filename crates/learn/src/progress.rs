@@ -28,6 +28,13 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether examples could have led there.
+    pub(crate) fn is_sound(&self) -> bool {
+        let bins = self.bins.iter().flatten();
+        let all = [self.weight, self.loss, self.correct].into_iter().chain(self.recent);
+        all.chain(bins.copied()).all(|v| v.is_finite() && v >= 0.0)
+    }
+
     /// Counts one example with these scores before its update.
     pub fn add(&mut self, measure: Loss, scores: &[f64], range: [f64; 2], y: f64, weight: f64) {
         let value = match measure {

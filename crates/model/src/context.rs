@@ -33,6 +33,8 @@ pub struct Context<'a> {
     raw: Vec<Option<&'a str>>,
     whole: &'a str,
     verbatim: bool,
+    /// Whether it was read from the log, which has what counted for each action.
+    logged: bool,
 }
 
 /// A context that is not a JSON object.
@@ -228,7 +230,7 @@ impl<'a> Context<'a> {
         }
         let given = self.of_actions.iter().find(|(a, _)| *a == action);
         if let Some((_, given)) = given
-            && given.values[feature] != Value::Missing
+            && (self.logged || given.values[feature] != Value::Missing)
         {
             return &given.values[feature];
         }
@@ -257,6 +259,7 @@ impl<'a> Context<'a> {
             raw: vec![None; features.len()],
             whole: text,
             verbatim: true,
+            logged,
         };
         let mut reader = serde_json::Deserializer::from_str(text);
         let fields = Fields { spec, of, logged, context };
@@ -267,18 +270,19 @@ impl<'a> Context<'a> {
         Ok(context)
     }
 
-    /// The JSON object that the log keeps: the declared features, each as its `log` says.
+    /// The JSON object that the log keeps: the declared features, each as its `log` says, and of the eligible `actions`
+    /// what counted, whether the request gave it or the spec.
     #[must_use]
-    pub fn logged(&self, spec: &CheckedSpec) -> Cow<'a, str> {
-        if self.verbatim {
+    pub fn logged(&self, spec: &CheckedSpec, actions: &[u16]) -> Cow<'a, str> {
+        if self.verbatim && !spec.has_action_features() {
             return Cow::Borrowed(self.whole);
         }
         let mut out = String::with_capacity(self.whole.len());
-        self.write_logged(spec, &mut out);
+        self.write_logged(spec, actions, &mut out);
         Cow::Owned(out)
     }
 
-    fn write_logged(&self, spec: &CheckedSpec, out: &mut String) {
+    fn write_logged(&self, spec: &CheckedSpec, actions: &[u16], out: &mut String) {
         out.push('{');
         let begin = out.len();
         for ((feature, raw), value) in spec.features().iter().zip(&self.raw).zip(&self.values) {
@@ -290,27 +294,40 @@ impl<'a> Context<'a> {
             out.push(':');
             match (feature.log, value) {
                 (LogMode::Encoded, Value::Missing | Value::Unknown) => out.push_str("null"),
-                (LogMode::Encoded, value) => {
-                    let slots = encode::slots_of(&feature.encoding, value);
-                    let slots = serde_json::to_string(&slots).unwrap_or_default();
-                    let made_by = encoding_hash(&feature.encoding);
-                    out.push_str(&format!("{{\"{SLOTS}\":{slots},\"{ENCODING}\":{made_by}}}"));
-                }
+                (LogMode::Encoded, value) => write_slots(&feature.encoding, value, out),
                 _ => out.push_str(raw),
             }
         }
-        for (n, (action, features)) in self.of_actions.iter().enumerate() {
-            if n == 0 {
-                let comma = if out.len() > begin { "," } else { "" };
-                out.push_str(&format!("{comma}{}:{{", quote(ACTIONS)));
-            } else {
-                out.push(',');
+        if spec.has_action_features() {
+            let comma = if out.len() > begin { "," } else { "" };
+            out.push_str(&format!("{comma}{}:{{", quote(ACTIONS)));
+            for (n, action) in actions.iter().enumerate() {
+                let name = &spec.actions()[usize::from(*action)].name;
+                out.push_str(&format!("{}{}:", if n > 0 { "," } else { "" }, quote(name.as_str())));
+                self.write_action(spec, *action, out);
             }
-            out.push_str(&quote(spec.actions()[usize::from(*action)].name.as_str()));
-            out.push(':');
-            features.write_logged(spec, out);
-            if n + 1 == self.of_actions.len() {
-                out.push('}');
+            out.push('}');
+        }
+        out.push('}');
+    }
+
+    /// What counted of an action.
+    fn write_action(&self, spec: &CheckedSpec, action: u16, out: &mut String) {
+        out.push('{');
+        let begin = out.len();
+        for (i, feature) in spec.features().iter().enumerate() {
+            let kept = feature.of == FeatureOf::Action && feature.log != LogMode::Drop;
+            let value = self.value(spec, i, action);
+            if !kept || *value == Value::Missing {
+                continue;
+            }
+            let comma = if out.len() > begin { "," } else { "" };
+            out.push_str(&format!("{comma}{}:", quote(&feature.name)));
+            match (feature.log, value) {
+                (LogMode::Encoded, value) => write_slots(&feature.encoding, value, out),
+                // Of another type than declared: it is not read again either.
+                (_, Value::Unknown) => out.push_str("{}"),
+                (_, value) => out.push_str(&value.to_json()),
             }
         }
         out.push('}');
@@ -332,7 +349,14 @@ impl<'a> Context<'a> {
     /// A context of values in the order of the spec's features.
     #[must_use]
     pub const fn of(values: Vec<Value<'a>>) -> Self {
-        Self { values, of_actions: Vec::new(), raw: Vec::new(), whole: "", verbatim: false }
+        Self {
+            values,
+            of_actions: Vec::new(),
+            raw: Vec::new(),
+            whole: "",
+            verbatim: false,
+            logged: false,
+        }
     }
 
     /// How many declared features of the context are absent, and how many do not fit their declaration, those of actions
@@ -369,6 +393,13 @@ pub fn fitted<'a>(feature: &Feature, value: Value<'a>) -> Value<'a> {
         }
         value => value,
     }
+}
+
+/// The slots of a value, and what made them.
+fn write_slots(encoding: &Encoding, value: &Value<'_>, out: &mut String) {
+    let slots = serde_json::to_string(&encode::slots_of(encoding, value)).unwrap_or_default();
+    let made_by = encoding_hash(encoding);
+    out.push_str(&format!("{{\"{SLOTS}\":{slots},\"{ENCODING}\":{made_by}}}"));
 }
 
 fn quote(text: &str) -> String {

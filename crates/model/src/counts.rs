@@ -15,6 +15,13 @@ pub struct Count {
 }
 
 impl Count {
+    /// Whether examples could have led there.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let finite = [self.n, self.sum, self.squares].iter().all(|v| v.is_finite());
+        finite && self.n >= 0.0 && self.squares >= 0.0
+    }
+
     /// Takes one example.
     pub fn add(&mut self, value: f64, weight: f64) {
         self.n += weight;

@@ -192,7 +192,7 @@ impl Snapshot {
             learner: self.learner,
             snapshot: self.position,
             clock: self.decisions,
-            context: context.logged(&self.spec).into_owned(),
+            context: context.logged(&self.spec, &choice.eligible).into_owned(),
             eligible: choice.eligible,
             removed: choice.removed,
             probabilities: choice.probabilities,

@@ -94,6 +94,8 @@ pub struct App {
     stopping: AtomicBool,
     /// Explanations fold the log again: one at a time.
     explaining: Semaphore,
+    /// One artifact at a time is read: each may be large.
+    reading_artifact: Semaphore,
     recovery: Recovery,
 }
 
@@ -200,6 +202,7 @@ impl App {
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             explaining: Semaphore::new(1),
+            reading_artifact: Semaphore::new(1),
             recovery,
         }))
     }
@@ -244,6 +247,10 @@ impl App {
 
     pub(crate) const fn explaining(&self) -> &Semaphore {
         &self.explaining
+    }
+
+    pub(crate) const fn reading_artifact(&self) -> &Semaphore {
+        &self.reading_artifact
     }
 
     pub(crate) fn requests(&self) -> &Requests {

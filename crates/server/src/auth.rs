@@ -57,6 +57,23 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// Whether it may do this for some model: asked before a body says for which.
+    ///
+    /// # Errors
+    /// If it lacks the scope.
+    pub fn may_for_some(&self, scope: Scope) -> ApiResult<()> {
+        match self {
+            Self::Key(key) if !key.has(scope) => {
+                let detail =
+                    format!("the key `{}` lacks the scope `{}`", key.new.name, scope.as_str());
+                Err(ApiError::new(Code::Forbidden, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Keys {
     /// Reads every key anew.
     ///

@@ -109,7 +109,7 @@ fn check(app: &App, snapshot: &Snapshot, caller: &Caller, text: &str) -> ApiResu
         learner: snapshot.learner,
         snapshot: snapshot.position,
         clock: snapshot.decisions,
-        context: context.logged(spec).into_owned(),
+        context: context.logged(spec, &eligible).into_owned(),
         eligible,
         removed: Vec::new(),
         probabilities,

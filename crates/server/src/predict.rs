@@ -243,7 +243,7 @@ fn predicted(
         learner: snapshot.learner,
         snapshot: snapshot.position,
         clock: snapshot.decisions,
-        context: context.logged(spec).into_owned(),
+        context: context.logged(spec, &[]).into_owned(),
         eligible: vec![0],
         removed: Vec::new(),
         probabilities: vec![1.0],

@@ -55,13 +55,18 @@ pub(crate) async fn read_new(
     headers: &HeaderMap,
     body: axum::body::Body,
 ) -> ApiResult<New> {
-    if let Some(model) = model {
-        caller.may(Scope::Admin, Some(model.as_str()))?;
+    // Who may not add anything sends nothing large.
+    match model {
+        Some(model) => caller.may(Scope::Admin, Some(model.as_str()))?,
+        None => caller.may_for_some(Scope::Admin)?,
     }
+    let _in_flight = app.enter()?;
     let binary =
         headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes() == BINARY.as_bytes());
     let invalid = |why: String| ApiError::new(Code::InvalidSpec, why);
     let (spec, artifact) = if binary {
+        let busy = |_| ApiError::new(Code::TooManyRequests, "another artifact is being read");
+        let _one = app.reading_artifact().try_acquire().map_err(busy)?;
         let body = read_artifact(app, body).await?;
         let read = tokio::task::spawn_blocking(move || {
             Artifact::read(&body).map(|artifact| (artifact.spec, body))

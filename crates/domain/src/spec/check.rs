@@ -35,6 +35,8 @@ pub const NUMBER_MAX: f64 = 1e15;
 pub const SLOTS_MAX: usize = 1 << 20;
 /// Most slots of a gradient learner, classes together: 128 MB.
 pub const ONLINE_SLOTS_MAX: usize = 1 << 22;
+/// Most weights of a gradient learner over all actions and metrics: half a gigabyte.
+pub const COORDINATES_MAX: usize = 1 << 24;
 
 /// One violation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -120,7 +120,9 @@ impl Engine {
         }
         join.bits.set(recorded.at.ordinal, CLOSED);
         self.state.tally.closed_early += u64::from(forced);
-        let stops = model.supply.closed(state != 0, now_ms);
+        // Neither what had no time to come nor what was left out says that feedback has stopped.
+        let excused = forced || join.excused.contains(&recorded.at.ordinal);
+        let stops = !excused && model.supply.closed(state != 0, decided.at_ms, now_ms);
         if stops {
             join.wait(*deadline, &decided.model);
         }

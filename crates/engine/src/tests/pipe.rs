@@ -141,3 +141,35 @@ fn a_pipe_that_never_comes_back_is_accepted() {
     assert!(pipe.learned() > learned + 1000, "{}", pipe.learned());
     assert_eq!(pipe.tape.engine.state().join.open(), 0);
 }
+
+/// What an outage lost for good is closed a deadline after the return, each once, and raises no second alarm.
+#[test]
+fn what_is_lost_for_good_is_closed_once() {
+    let mut pipe = Pipe::new();
+    pipe.dry();
+    (0..3000).for_each(|_| pipe.step(true));
+    let what: Vec<&str> = pipe.model().alerts.iter().map(|a| a.what.as_str()).collect();
+    assert_eq!(what, ["feedback_stopped", "feedback_back"]);
+    assert_eq!(pipe.model().tally.missing, 2 * 1800);
+    assert_eq!(pipe.tape.engine.state().join.open(), 1000);
+    assert_eq!(pipe.model().supply.held(), 0);
+}
+
+/// Log time stands still where nothing is due: a backlog after a pause in the traffic counts all the same. A piece sent
+/// twice waits once.
+#[test]
+fn a_backlog_after_a_pause_counts() {
+    let mut pipe = Pipe::new();
+    pipe.dry();
+    let late = pipe.open.pop().unwrap();
+    pipe.answer(late);
+    pipe.answer(late);
+    assert_eq!(pipe.model().supply.held(), 1);
+    let before = pipe.model().tally.late;
+    pipe.now_ms += 60_000;
+    for id in pipe.open.split_off(1000) {
+        pipe.answer(id);
+    }
+    assert!(!pipe.model().supply.has_stopped());
+    assert_eq!(pipe.model().tally.late, before);
+}

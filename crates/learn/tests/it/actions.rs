@@ -75,8 +75,11 @@ fn values_come_from_the_request_or_else_from_the_spec() {
     context.add_action(&bandit.spec, 0, r#"{"price":0.25,"thrift":7,"x":1}"#).unwrap();
     context.add_action(&bandit.spec, 1, "{}").unwrap();
     assert!(context.add_action(&bandit.spec, 1, "3").is_err());
-    let text = context.logged(&bandit.spec);
-    assert_eq!(text, r#"{"thrift":2,"pawl:actions":{"a":{"price":0.25},"b":{}}}"#);
+    let text = context.logged(&bandit.spec, &[0, 1, 2, 3]);
+    assert_eq!(
+        text,
+        r#"{"thrift":2,"pawl:actions":{"a":{"price":0.25},"b":{},"c":{"price":0.5},"d":{}}}"#
+    );
     let again = Context::read_logged(&bandit.spec, &text).unwrap();
     let layout = bandit.views.layout(0);
     for (action, price) in [(0, Some(0.25)), (1, None), (2, Some(0.5)), (3, None)] {
@@ -96,5 +99,11 @@ fn values_come_from_the_request_or_else_from_the_spec() {
     }
     // A caller cannot give them by the name that the log uses.
     let sly = Context::read(&bandit.spec, r#"{"pawl:actions":{"a":{"price":1}}}"#).unwrap();
-    assert_eq!(sly.logged(&bandit.spec), "{}");
+    assert_eq!(sly.logged(&bandit.spec, &[1]), r#"{"pawl:actions":{"b":{}}}"#);
+    // What counted when it was decided counts when its feedback comes, whatever the spec says by then.
+    let later = Bandit::new(&spec("algorithm = \"linucb\"").replace("price = 0.5", "price = 3.0"));
+    let then = Context::read_logged(&later.spec, &text).unwrap();
+    let x = |c: &Context<'_>| Encoded::new(&later.spec, later.views.layout(0), c, 2);
+    assert_eq!(x(&then), Encoded::new(&bandit.spec, layout, &context, 2));
+    assert_ne!(x(&then), x(&Context::read(&later.spec, r#"{"thrift":2}"#).unwrap()));
 }

@@ -162,7 +162,7 @@ proptest! {
         let context = Context::read(&spec, &text).unwrap();
         let encoded = Encoded::new(&spec, views.layout(0), &context, 0);
         prop_assert!(encoded.iter().all(|(slot, v)| slot < views.layout(0).slots && v.is_finite()));
-        let logged = context.logged(&spec).into_owned();
+        let logged = context.logged(&spec, &[]).into_owned();
         let kept: Map<String, Value> = serde_json::from_str(&logged).unwrap();
         prop_assert!(!kept.contains_key("never") && !kept.contains_key("undeclared"));
         let again = Context::read_logged(&spec, &logged).unwrap();

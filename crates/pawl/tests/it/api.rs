@@ -292,8 +292,8 @@ fn actions_bring_features_of_their_own() {
     }
     let explained = server.json(&format!("/v1/decisions/{last}/explain"));
     assert_eq!(explained["explanation"]["recomputed_equal"], true, "{explained}");
-    let context = json!({"hour": 7, "pawl:actions": {"far": {"price": 2}}});
-    assert_eq!(explained["context"], context);
+    let actions = json!({"far": {"price": 2.0}, "near": {"price": 3.0}});
+    assert_eq!(explained["context"], json!({"hour": 7, "pawl:actions": actions}));
     let reported = json!({"decisions": [{
         "context": {}, "action": "far", "at": 1, "metrics": {"reward": 1},
         "actions": ["near", {"name": "far", "features": {"price": 2}}],

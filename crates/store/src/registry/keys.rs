@@ -78,11 +78,16 @@ impl Key {
         self.revoked_ms.is_none() && self.new.expires_ms.is_none_or(|at| now_ms < at)
     }
 
+    /// Whether it may do `scope` to some model.
+    #[must_use]
+    pub fn has(&self, scope: Scope) -> bool {
+        self.new.scopes.iter().any(|s| *s == scope || *s == Scope::Admin)
+    }
+
     /// Whether it may do `scope` to `model`; to what belongs to no model where that is `None`.
     #[must_use]
     pub fn allows(&self, scope: Scope, model: Option<&str>) -> bool {
-        let scoped = self.new.scopes.iter().any(|s| *s == scope || *s == Scope::Admin);
-        scoped && model.map_or(self.new.model == "*", |m| matches(&self.new.model, m))
+        self.has(scope) && model.map_or(self.new.model == "*", |m| matches(&self.new.model, m))
     }
 }
 

@@ -5,7 +5,8 @@ use super::{
         Actions, Algorithm, Covariance, Encoding, Feature, HalfLife, Kind, LearnerSpec, Likelihood,
         Metric, ModelSpec, Online, Parameters, Policy, Term,
     },
-    Checker, FULL_SLOTS_MAX, NUMBERS_MAX, ONLINE_SLOTS_MAX, SLOTS_MAX, THOMPSON_ACTIONS_MAX,
+    COORDINATES_MAX, Checker, FULL_SLOTS_MAX, NUMBERS_MAX, ONLINE_SLOTS_MAX, SLOTS_MAX,
+    THOMPSON_ACTIONS_MAX,
     online::check_online,
 };
 
@@ -224,7 +225,7 @@ pub(super) fn check_dimensions(
         return;
     }
     let slots_max = if policy.online.is_some() { ONLINE_SLOTS_MAX } else { SLOTS_MAX };
-    let mut numbers = 0;
+    let (mut numbers, mut coordinates) = (0, 0);
     for metric in metrics {
         let size = |t: &Term| match t {
             Term::Alone(_, e) => e.slots(),
@@ -261,11 +262,21 @@ pub(super) fn check_dimensions(
             format!("{all} slots are too many (at most {slots_max}); use fewer bits"),
         );
         let models = if policy.parameters == Parameters::PerAction { actions } else { 1 };
-        if policy.online.is_none() {
+        if let Some(online) = &policy.online {
+            coordinates += models * all * online.outputs();
+        } else {
             numbers += models * (2 * full * full + 5 * copies * all);
         }
         check_forgetting(spec, policy, full * models, c);
     }
+    c.require(
+        coordinates <= COORDINATES_MAX,
+        "learner",
+        format!(
+            "{actions} actions and {} metrics need {coordinates} weights (at most {COORDINATES_MAX}): use fewer bits",
+            metrics.len()
+        ),
+    );
     c.require(
         numbers <= NUMBERS_MAX,
         "learner.covariance",

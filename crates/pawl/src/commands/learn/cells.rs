@@ -378,7 +378,9 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 {
-            return Err(std::io::Error::other(format!("a row has more than {LINE_MAX} bytes")));
+            return Err(std::io::Error::other(format!(
+                "a row has more than {LINE_MAX} bytes: is a quote not closed?"
+            )));
         }
         let most = buffer.len().min(self.left);
         let n = self.inner.read(&mut buffer[..most])?;
@@ -399,7 +401,7 @@ fn quoted(
     let mut record = csv::StringRecord::new();
     let mut number = before;
     loop {
-        let place = || format!("in row {}: is a quote not closed?", number + 1);
+        let place = || format!("in row {}", number + 1);
         if !csv.read_record(&mut record).with_context(place)? {
             break;
         }
