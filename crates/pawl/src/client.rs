@@ -83,6 +83,11 @@ impl Server {
         self.bytes(self.request(Method::GET, path)?)
     }
 
+    /// `POST path` without a body, where the answer may take minutes.
+    pub fn post_slow(&self, path: &str) -> Result<Value> {
+        self.send(self.request(Method::POST, path)?.timeout(std::time::Duration::from_secs(3600)))
+    }
+
     /// `POST path` with an artifact.
     pub fn upload(&self, path: &str, bytes: Vec<u8>) -> Result<Value> {
         let request = self.request(Method::POST, path)?;

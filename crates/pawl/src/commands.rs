@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod apply;
+pub mod backup;
 pub mod decision;
 pub mod demo;
 pub mod key;

@@ -49,6 +49,11 @@ enum Command {
     Log(commands::log::Log),
     /// Write a checkpoint on a server now
     Checkpoint,
+    /// Backups of a running server
+    #[command(subcommand)]
+    Backup(commands::backup::Backup),
+    /// Make a data directory of a backup
+    Restore(commands::backup::Restore),
     /// Run a policy over a table of what every action would have given
     Simulate(commands::simulate::Simulate),
     /// Bring a server to what spec files say: new models, new versions, or no change
@@ -101,6 +106,8 @@ fn main() -> std::process::ExitCode {
                 format!("checkpoint at {}", commands::model::text(v, "position"))
             });
         }),
+        Command::Backup(command) => command.run(&server),
+        Command::Restore(command) => command.run(&server),
         Command::Simulate(command) => command.run(server.json),
         Command::Learner(command) => command.run(&server),
         Command::Apply(command) => command.run(&server),

@@ -18,7 +18,7 @@ use pawl_store::{
     log::{Config as LogConfig, Recovery},
     registry::{Registry, RegistryError},
 };
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, watch};
 
 use crate::{
     auth::Keys,
@@ -96,6 +96,8 @@ pub struct App {
     explaining: Semaphore,
     /// One artifact at a time is read: each may be large.
     reading_artifact: Semaphore,
+    /// One backup at a time is described: every file is read.
+    backing_up: Semaphore,
     recovery: Recovery,
 }
 
@@ -203,6 +205,7 @@ impl App {
             stopping: AtomicBool::new(false),
             explaining: Semaphore::new(1),
             reading_artifact: Semaphore::new(1),
+            backing_up: Semaphore::new(1),
             recovery,
         }))
     }
@@ -247,6 +250,15 @@ impl App {
 
     pub(crate) const fn explaining(&self) -> &Semaphore {
         &self.explaining
+    }
+
+    pub(crate) const fn backing_up(&self) -> &Semaphore {
+        &self.backing_up
+    }
+
+    /// No change of the registry reaches the log while what this gives is held.
+    pub(crate) async fn hold_relay(&self) -> MutexGuard<'_, u64> {
+        self.relayed.lock().await
     }
 
     pub(crate) const fn reading_artifact(&self) -> &Semaphore {

@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use crate::{
     app::{App, StartError},
     auth::Caller,
-    decide, decisions, elsewhere,
+    backup, decide, decisions, elsewhere,
     error::{ApiError, ApiResult, Code},
     explain, feedback, health, learner, levers, models, openapi, predict, versions,
 };
@@ -308,6 +308,17 @@ async fn hot_route(
     })
 }
 
+/// The content type of what is no text.
+pub(crate) const BINARY: &str = "application/octet-stream";
+
+/// A response of bytes.
+pub(crate) fn binary(bytes: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(bytes)));
+    let binary = hyper::header::HeaderValue::from_static(BINARY);
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, binary);
+    response
+}
+
 /// A JSON response.
 pub(crate) fn json(status: u16, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -344,6 +355,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/keys", get(models::keys).post(models::create_key))
         .route("/v1/keys/{name}", delete(models::revoke_key))
         .route("/v1/changes", get(models::changes))
+        .route("/v1/backups", post(backup::describe))
+        .route("/v1/backups/file", get(backup::file))
         .route("/v1/checkpoints", post(health::checkpoint))
         .route("/v1/log", get(health::log))
         .route("/livez", get(health::livez))

@@ -4,6 +4,7 @@ mod actions;
 mod app;
 mod append;
 mod auth;
+mod backup;
 pub mod config;
 mod decide;
 mod decisions;

@@ -5,8 +5,8 @@ use hyper::header;
 use utoipa::OpenApi;
 
 use crate::{
-    decide, decisions, elsewhere, explain, feedback, health, learner, levers, models, predict,
-    versions,
+    backup, decide, decisions, elsewhere, explain, feedback, health, learner, levers, models,
+    predict, versions,
 };
 
 #[derive(OpenApi)]
@@ -43,6 +43,8 @@ use crate::{
         health::readyz,
         health::metrics,
         health::checkpoint,
+        backup::describe,
+        backup::file,
         health::log
     )
 )]

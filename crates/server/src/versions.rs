@@ -20,12 +20,9 @@ use crate::{
     auth::Caller,
     decide::{model_name, utf8},
     error::{ApiError, ApiResult, Code},
-    http::{self, read_artifact, read_body},
+    http::{self, BINARY, read_artifact, read_body},
     models::{by, refused, to_the_end},
 };
-
-/// The content type of an artifact.
-const BINARY: &str = "application/octet-stream";
 
 pub(crate) fn describe_version(row: &VersionRow) -> Value {
     let position = row.position.map(|offset| Position { partition: 0, offset }.to_string());
@@ -201,10 +198,7 @@ pub(crate) async fn artifact(
     let read = tokio::task::spawn_blocking(move || artifacts::get(disk.as_ref(), digest));
     let bytes = read.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
     let bytes = bytes.ok_or_else(|| ApiError::internal("an artifact is not there, or damaged"))?;
-    let mut response = Response::new(Full::new(Bytes::from(bytes)));
-    let binary = header::HeaderValue::from_static(BINARY);
-    response.headers_mut().insert(header::CONTENT_TYPE, binary);
-    Ok(response)
+    Ok(http::binary(bytes))
 }
 
 /// List a model's versions, oldest first.

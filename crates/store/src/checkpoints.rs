@@ -56,6 +56,14 @@ pub fn read(disk: &dyn Disk, position: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(valid.then(|| bytes.split_off(40)))
 }
 
+/// The digest of the state at `position`; `None` if the file is not valid.
+///
+/// # Errors
+/// As the operating system says.
+pub fn digest(disk: &dyn Disk, position: u64) -> io::Result<Option<Sha256>> {
+    Ok(read(disk, position)?.map(|state| Sha256::of(&state)))
+}
+
 /// Which of the ascending `positions` to give up: from the newest back, distances at least double.
 fn spare(positions: &[u64]) -> Vec<u64> {
     let mut kept: Vec<u64> = positions.to_vec();

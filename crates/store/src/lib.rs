@@ -1,6 +1,7 @@
 //! Where things are kept: the disk, the log, checkpoints, artifacts, the registry.
 
 pub mod artifacts;
+pub mod backup;
 pub mod checkpoints;
 pub mod disk;
 pub mod log;

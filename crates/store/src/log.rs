@@ -289,6 +289,19 @@ fn segment_path(base: u64) -> String {
     format!("{DIR}/{base:020}.seg")
 }
 
+/// The segment files, and how much of each holds records below `end`.
+///
+/// # Errors
+/// As the operating system says.
+pub fn files(disk: &dyn Disk, end: u64) -> io::Result<Vec<(String, u64)>> {
+    let names = disk.list(DIR)?;
+    let bases = names.iter().filter_map(|n| n.strip_suffix(".seg")?.parse::<u64>().ok());
+    let bases: Vec<u64> = bases.filter(|base| *base < end).collect();
+    let below = |i: usize| bases.get(i + 1).copied().unwrap_or(end);
+    let file = |(i, base): (usize, &u64)| (segment_path(*base), SEGMENT_HEADER + below(i) - base);
+    Ok(bases.iter().enumerate().map(file).collect())
+}
+
 fn segment_header(base: u64) -> [u8; SEGMENT_HEADER as usize] {
     let mut header = [0; SEGMENT_HEADER as usize];
     header[..8].copy_from_slice(MAGIC);

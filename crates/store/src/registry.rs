@@ -155,6 +155,27 @@ impl Registry {
         Ok(())
     }
 
+    /// Writes a copy of the whole database, of one moment, to `path`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn copy_to(&self, path: &Path) -> Result<(), RegistryError> {
+        let failed = |e: std::io::Error| RegistryError::Database(sqlx::Error::Io(e));
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let beside = path.with_extension("part");
+        match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        sqlx::query("VACUUM INTO ?")
+            .bind(beside.to_string_lossy().into_owned())
+            .execute(&self.pool)
+            .await?;
+        std::fs::rename(&beside, path).map_err(failed)
+    }
+
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, RegistryError> {
         Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
     }
