@@ -69,7 +69,7 @@ pub struct Model {
 pub struct ActionTally {
     /// Decisions that chose it.
     pub decisions: u64,
-    /// Of these, those that were not the policy's, by reason: `holdback`, `ramp`, `pinned`.
+    /// Of these, those that were not the policy's: held back, beyond the ramp, pinned, or a fallback.
     pub not_by_policy: u64,
     /// Of these, those after which another action was taken.
     pub overridden: u64,
@@ -201,6 +201,15 @@ impl State {
             by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
         });
+        // An order about an action that is gone cannot be taken back by anybody.
+        let gone = |name: &ActionName| spec.action(name.as_str()).is_none();
+        if model.levers.disabled.keys().any(gone)
+            || model.levers.pinned.as_ref().is_some_and(|(name, _)| gone(name))
+        {
+            let levers = Arc::make_mut(&mut model.levers);
+            levers.disabled.retain(|name, _| !gone(name));
+            levers.pinned.take_if(|(name, _)| gone(name));
+        }
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;
         let names = spec.actions().iter().map(|a| a.name.clone()).collect();

@@ -75,6 +75,18 @@ impl MetricState {
     }
 }
 
+/// Whether a metric's learning goes over from a version to the next at all: for the terms and actions that both have.
+#[must_use]
+pub fn goes_over(old: &CheckedSpec, new: &CheckedSpec) -> bool {
+    let family = |spec: &CheckedSpec| {
+        let policy = spec.policy();
+        let online = policy.online.as_ref().map(|o| (o.rule, o.loss.is_logistic()));
+        let covariance = policy.algorithm.is_linear().then_some(policy.covariance);
+        (policy.algorithm.is_linear(), online, policy.parameters, covariance)
+    };
+    family(old) == family(new) && output_map(old.classes(), new.classes()).is_some()
+}
+
 /// For each score of the new learner, the old one of the same meaning. `None` where none has: the only score of
 /// two classes means the second against the first.
 fn output_map(old: &[String], new: &[String]) -> Option<Vec<Option<usize>>> {

@@ -11,6 +11,7 @@ mod progress;
 pub mod schedule;
 
 pub use artifact::{Artifact, ArtifactError};
+pub use inherit::goes_over;
 pub use learner::{Example, Learner};
 pub use metric::MetricState;
 pub use monitor::{Divergence, Monitor};

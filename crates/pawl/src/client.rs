@@ -43,19 +43,27 @@ impl Server {
     }
 
     fn bytes(&self, request: RequestBuilder) -> Result<Vec<u8>> {
+        let (_, bytes) = self.answer(request)?;
+        bytes
+    }
+
+    /// The status, and the body or the error in it.
+    fn answer(&self, request: RequestBuilder) -> Result<(u16, Result<Vec<u8>>)> {
         let response = request.send().map_err(|e| {
             anyhow!("no answer from `{}`: {e}; is `pawl serve` running there?", self.server)
         })?;
         let status = response.status();
         let body = response.bytes()?;
         if status.is_success() {
-            return Ok(body.to_vec());
+            return Ok((status.as_u16(), Ok(body.to_vec())));
         }
         let text = String::from_utf8_lossy(&body);
         let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         let error = &value["error"];
         match (error["code"].as_str(), error["message"].as_str(), error["remedy"].as_str()) {
-            (Some(code), Some(message), Some(remedy)) => bail!("{message} ({code}): {remedy}"),
+            (Some(code), Some(message), Some(remedy)) => {
+                Ok((status.as_u16(), Err(anyhow!("{message} ({code}): {remedy}"))))
+            }
             _ => bail!("`{}` answered {status}: {text}", self.server),
         }
     }
@@ -81,6 +89,15 @@ impl Server {
     /// `GET path`, for bytes that are no JSON.
     pub fn download(&self, path: &str) -> Result<Vec<u8>> {
         self.bytes(self.request(Method::GET, path)?)
+    }
+
+    /// The same of what may be gone, and may be large.
+    pub fn download_if_there(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let request = self.request(Method::GET, path)?;
+        match self.answer(request.timeout(std::time::Duration::from_secs(600)))? {
+            (404, Err(_)) => Ok(None),
+            (_, answer) => answer.map(Some),
+        }
     }
 
     /// `POST path` without a body, where the answer may take minutes.

@@ -98,6 +98,8 @@ pub struct App {
     reading_artifact: Semaphore,
     /// One backup at a time is described: every file is read.
     backing_up: Semaphore,
+    /// Levers are pulled one after the other.
+    pulling: Mutex<()>,
     recovery: Recovery,
 }
 
@@ -206,6 +208,7 @@ impl App {
             explaining: Semaphore::new(1),
             reading_artifact: Semaphore::new(1),
             backing_up: Semaphore::new(1),
+            pulling: Mutex::new(()),
             recovery,
         }))
     }
@@ -250,6 +253,10 @@ impl App {
 
     pub(crate) const fn explaining(&self) -> &Semaphore {
         &self.explaining
+    }
+
+    pub(crate) const fn pulling(&self) -> &Mutex<()> {
+        &self.pulling
     }
 
     pub(crate) const fn backing_up(&self) -> &Semaphore {

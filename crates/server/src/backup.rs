@@ -57,7 +57,13 @@ pub(crate) async fn describe(
     };
     let asked = app.clone();
     let manifest = tokio::task::spawn_blocking(move || manifest(&asked, position, end)).await;
-    let manifest = manifest.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
+    let manifest = manifest.map_err(ApiError::internal)?.map_err(|e| match e.kind() {
+        // Trimming goes on meanwhile.
+        io::ErrorKind::NotFound => {
+            ApiError::new(Code::Unavailable, "a file went while it was read")
+        }
+        _ => ApiError::internal(e),
+    })?;
     let text = serde_json::to_string(&manifest).map_err(ApiError::internal)?;
     Ok(http::json(201, text))
 }
@@ -70,21 +76,23 @@ fn manifest(app: &App, position: u64, end: u64) -> io::Result<Manifest> {
         files.push(entry(disk, path, bytes)?);
     }
     for at in checkpoints::positions(disk)?.into_iter().filter(|at| *at <= position) {
-        let path = checkpoints::path(at);
-        let bytes = disk.open(&path)?.size()?;
-        files.push(entry(disk, path, bytes)?);
+        files.push(whole(disk, checkpoints::path(at))?);
+    }
+    if disk.list("log")?.iter().any(|name| name == "epoch") {
+        files.push(whole(disk, "log/epoch".to_owned())?);
     }
     for shard in disk.list("artifacts")? {
         for name in disk.list(&format!("artifacts/{shard}"))? {
             // What is being written has no digest for a name yet.
             let Ok(sha256) = format!("{shard}{name}").parse::<Sha256>() else { continue };
-            let path = format!("artifacts/{shard}/{name}");
-            let bytes = disk.open(&path)?.size()?;
-            files.push(Entry { path, bytes, sha256 });
+            let found = whole(disk, format!("artifacts/{shard}/{name}"))?;
+            if found.sha256 != sha256 {
+                return Err(io::Error::other(format!("`{}` is damaged", found.path)));
+            }
+            files.push(found);
         }
     }
-    let bytes = disk.open(REGISTRY)?.size()?;
-    let mut registry = entry(disk, REGISTRY.to_owned(), bytes)?;
+    let mut registry = whole(disk, REGISTRY.to_owned())?;
     "registry.sqlite".clone_into(&mut registry.path);
     files.push(registry);
     let state = checkpoints::digest(disk, position)?;
@@ -92,8 +100,13 @@ fn manifest(app: &App, position: u64, end: u64) -> io::Result<Manifest> {
     Ok(Manifest::new(app.now_ms(), Position { partition: 0, offset: position }, state, files))
 }
 
+fn whole(disk: &dyn Disk, path: String) -> io::Result<Entry> {
+    let bytes = disk.open_existing(&path)?.ok_or(io::ErrorKind::NotFound)?.size()?;
+    entry(disk, path, bytes)
+}
+
 fn entry(disk: &dyn Disk, path: String, bytes: u64) -> io::Result<Entry> {
-    let file = disk.open(&path)?;
+    let file = disk.open_existing(&path)?.ok_or(io::ErrorKind::NotFound)?;
     let mut hasher = Hasher::new();
     let mut block = vec![0; BLOCK];
     let mut done = 0;
@@ -147,13 +160,20 @@ pub(crate) async fn file(
 fn read(disk: &dyn Disk, path: &str, bytes: u64) -> io::Result<Option<Vec<u8>>> {
     let path = if path == "registry.sqlite" { REGISTRY } else { path };
     let Some((directory, name)) = path.rsplit_once('/') else { return Ok(None) };
-    let shard = directory.strip_prefix("artifacts/").is_some_and(|s| s.len() == 2);
-    let backed_up = shard || ["log", "checkpoints"].contains(&directory) || path == REGISTRY;
-    // Opening would make it.
-    if !backed_up || !disk.list(directory)?.iter().any(|n| n == name) {
+    let hex = |text: &str, len| text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let artifact = directory.strip_prefix("artifacts/").is_some_and(|s| hex(s, 2)) && hex(name, 62);
+    let numbered = |suffix: &str| {
+        let number = name.strip_suffix(suffix);
+        number.is_some_and(|n| n.len() == 20 && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let backed_up = match directory {
+        "log" => numbered(".seg") || name == "epoch",
+        "checkpoints" => numbered(".ckpt"),
+        _ => artifact || path == REGISTRY,
+    };
+    let Some(file) = (if backed_up { disk.open_existing(path)? } else { None }) else {
         return Ok(None);
-    }
-    let file = disk.open(path)?;
+    };
     let mut content = vec![0; usize::try_from(bytes.min(file.size()?)).map_err(io::Error::other)?];
     let read = file.read_at(&mut content, 0)?;
     content.truncate(read);

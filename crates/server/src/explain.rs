@@ -12,7 +12,7 @@ use pawl_domain::{
     spec::Kind,
 };
 use pawl_driver::{Fold, RecoverError};
-use pawl_model::{Request, Snapshot, context::Context, snapshot::Workspace};
+use pawl_model::{Snapshot, context::Context, snapshot::Workspace};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -71,8 +71,12 @@ fn explanation(
         });
         return Ok(value);
     }
-    let request = Request { context: &context, actions: Some(&d.eligible), seed: d.nonce };
-    let again = snapshot.decide(&request, &mut Workspace::default()).map_err(ApiError::internal)?;
+    let actions = snapshot.spec.actions().len();
+    if d.eligible.is_empty() || d.eligible.iter().any(|a| usize::from(*a) >= actions) {
+        return Err(ApiError::internal("a decision names actions that its version lacks"));
+    }
+    let mut work = Workspace::default();
+    let again = snapshot.decide_again(&context, &d.eligible, d.nonce, &mut work);
     let same = again.probabilities == d.probabilities && again.chosen == usize::from(d.chosen);
     let scores = snapshot.scores(&context, &d.eligible);
     let mut actions = Map::new();

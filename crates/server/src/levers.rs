@@ -109,7 +109,13 @@ impl LeverRequest {
                 }
                 LeverChange::Disable { action, order }
             }
-            Lever::Enable => LeverChange::Enable { action: name(action)? },
+            Lever::Enable => {
+                // Also one that the present version no longer has.
+                let disabled =
+                    levers.disabled.keys().find(|a| Some(a.as_str()) == action.as_deref());
+                let action = disabled.cloned().map_or_else(|| name(action), Ok)?;
+                LeverChange::Enable { action }
+            }
             Lever::Pin => {
                 let action = name(action)?;
                 let state = spec.actions().iter().find(|a| a.name == action).map(|a| a.state);
@@ -126,7 +132,7 @@ impl LeverRequest {
                 if let Some(share) = share.filter(wrong) {
                     return Err(ApiError::field("share", format!("`{share}` must be from 0 to 1")));
                 }
-                if spec.incumbent().is_none() {
+                if share.is_some() && spec.incumbent().is_none() {
                     let detail = "the rest is the incumbent's: declare `objective.incumbent` first";
                     return Err(ApiError::field("share", detail));
                 }
@@ -150,7 +156,7 @@ pub(crate) fn describe(spec: &CheckedSpec, levers: &Levers) -> Value {
         "disabled": disabled,
         "pinned": pinned,
         "explore": !levers.greedy,
-        "ramp": levers.ramp.unwrap_or(ramp),
+        "ramp": levers.ramp.unwrap_or(ramp).min(1.0 - holdback),
         "holdback": holdback,
     })
 }
@@ -169,20 +175,22 @@ pub(crate) async fn pull(
     body: axum::body::Body,
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
-    let snapshot = find_kind(&app, &model, true)?;
-    let name = snapshot.spec.name().clone();
+    let name = find_kind(&app, &model, true)?.spec.name().clone();
     caller.may(Scope::Admin, Some(name.as_str()))?;
     let body = read_body(&app, body).await?;
     let request: LeverRequest = parse(utf8(&body)?)?;
-    let change = request.change(&snapshot.spec, &snapshot.levers, app.now_ms())?;
     let mut by = by(&app, &caller, &headers);
-    if let LeverChange::Disable { order, .. } | LeverChange::Pin { order, .. } = &change {
-        by.why = by.why.or_else(|| order.reason.clone());
-    }
-    let (pulled, relaying, of) = (change.clone(), app.clone(), name.clone());
-    to_the_end(async move {
-        relaying.registry().pull_lever(&of, &pulled, &by).await.map_err(refused)?;
-        relaying.relay().await
+    let (pulling, of) = (app.clone(), name.clone());
+    let change = to_the_end(async move {
+        // One after the other: each is checked against how things stand.
+        let _one = pulling.pulling().lock().await;
+        let snapshot = find_kind(&pulling, of.as_str(), true)?;
+        let change = request.change(&snapshot.spec, &snapshot.levers, pulling.now_ms())?;
+        if let LeverChange::Disable { order, .. } | LeverChange::Pin { order, .. } = &change {
+            by.why = by.why.or_else(|| order.reason.clone());
+        }
+        pulling.registry().pull_lever(&of, &change, &by).await.map_err(refused)?;
+        pulling.relay().await.map(|()| change)
     })
     .await?;
     let now = find_kind(&app, name.as_str(), true)?;

@@ -122,10 +122,37 @@ fn object(directory: &Path, digest: Sha256) -> PathBuf {
     directory.join(OBJECTS).join(&hex[..2]).join(&hex[2..])
 }
 
-/// Whether a file with this content is in the backup already.
+/// Whether a file with this content is in the backup already, and sound.
 #[must_use]
 pub fn has(directory: &Path, entry: &Entry) -> bool {
-    fs::metadata(object(directory, entry.sha256)).is_ok_and(|m| m.len() == entry.bytes)
+    read(directory, entry).is_ok()
+}
+
+/// Checks that a directory is a backup, or may become one.
+///
+/// # Errors
+/// If it holds something else.
+pub fn begin(directory: &Path) -> Result<(), BackupError> {
+    let mut names = BTreeSet::new();
+    match fs::read_dir(directory) {
+        Ok(entries) => {
+            for entry in entries {
+                names.insert(entry.map_err(at(directory))?.file_name());
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(at(directory)(e)),
+    }
+    // One that was begun and not finished has objects only.
+    let ours = ["MANIFEST", "MANIFEST.part", "objects"];
+    let foreign = names.iter().find(|n| !ours.iter().any(|o| *n == o));
+    match foreign {
+        Some(name) => {
+            let what = format!("holds `{}`, which is of no backup", name.to_string_lossy());
+            Err(damaged(directory, what))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Puts the content of a file into the backup. False if it is not what its digest says.
@@ -182,7 +209,13 @@ fn objects(directory: &Path) -> Result<Vec<PathBuf>, BackupError> {
     for shard in fs::read_dir(&root).map_err(at(&root))? {
         let shard = shard.map_err(at(&root))?.path();
         for file in fs::read_dir(&shard).map_err(at(&shard))? {
-            found.push(file.map_err(at(&shard))?.path());
+            let path = file.map_err(at(&shard))?.path();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            let name = name.unwrap_or_default();
+            let hex = name.trim_end_matches(".part");
+            if hex.len() == 62 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+                found.push(path);
+            }
         }
     }
     Ok(found)
@@ -292,6 +325,10 @@ mod tests {
         finish(&backup, &manifest(vec![entry("../out", b"kept")])).unwrap();
         let out = dir.path().join("other");
         assert!(matches!(restore(&backup, &out), Err(BackupError::Damaged { .. })));
+        fs::write(object(&backup, kept.sha256), b"rott").unwrap();
+        assert!(!has(&backup, &kept), "what has rotted is copied again");
+        begin(&backup).unwrap();
+        assert!(matches!(begin(&data), Err(BackupError::Damaged { .. })), "it is no backup");
         fs::remove_file(object(&backup, kept.sha256)).unwrap();
         assert!(matches!(verify(&backup), Err(BackupError::Io { .. })));
     }

@@ -16,6 +16,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the operating system says.
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn open_existing(&self, path: &str) -> io::Result<Option<Arc<dyn DiskFile>>>;
     /// The names in a directory, sorted; none if it does not exist.
     ///
     /// # Errors
@@ -136,6 +141,14 @@ impl Disk for RealDisk {
         Ok(Arc::new(RealFile(file)))
     }
 
+    fn open_existing(&self, path: &str) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        match File::open(self.root.join(path)) {
+            Ok(file) => Ok(Some(Arc::new(RealFile(file)))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.root.join(dir)) {
             Ok(entries) => entries,
@@ -216,6 +229,11 @@ impl Disk for MemoryDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         Ok(files.entry(path.to_owned()).or_default().clone())
+    }
+
+    fn open_existing(&self, path: &str) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(files.get(path).map(|file| file.clone() as Arc<dyn DiskFile>))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {

@@ -136,8 +136,14 @@ impl Engine {
         let chosen = model.chosen(decided);
         let missing = missing.len() as u64;
         model.tally.missing += missing;
+        let learns = !stopped && !assumed.is_empty();
         if let Some(action) = &chosen {
-            model.tally_of(action).missing += missing;
+            let tally = model.tally_of(action);
+            tally.missing += missing;
+            // What is assumed counts as what it is taken for.
+            for (name, value) in assumed.iter().filter(|_| learns) {
+                tally.metrics.entry((*name).to_owned()).or_default().add(*value, 1.0);
+            }
         }
         if stops {
             let (recent, usual) = shares;

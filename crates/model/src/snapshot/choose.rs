@@ -22,17 +22,36 @@ impl Snapshot {
         if choice.eligible.is_empty() {
             return Err(self.refusal(&choice));
         }
+        self.choose(&mut choice, request.context, request.seed, work);
+        Ok(choice)
+    }
+
+    /// Decides again between the actions that a record calls eligible: what removed the others may not be in the log. None
+    /// of them may be missing.
+    #[must_use]
+    pub fn decide_again(
+        &self,
+        context: &Context<'_>,
+        eligible: &[u16],
+        seed: u64,
+        work: &mut Workspace,
+    ) -> Choice {
+        let mut choice = Choice { eligible: eligible.to_vec(), ..Choice::default() };
+        self.choose(&mut choice, context, seed, work);
+        choice
+    }
+
+    fn choose(&self, choice: &mut Choice, context: &Context<'_>, seed: u64, work: &mut Workspace) {
         choice.probabilities.resize(choice.eligible.len(), 0.0);
-        if let Some(at) = self.pinned(&choice) {
+        if let Some(at) = self.pinned(choice) {
             choice.probabilities[at] = 1.0;
             (choice.chosen, choice.reason) = (at, Some(Reason::Pinned));
-            return Ok(choice);
+            return;
         }
-        self.encode(request.context, &choice.eligible, work);
-        self.weigh(&mut choice, request.seed, work);
-        self.limit_probation(&mut choice, &work.scores.score);
-        self.draw(&mut choice, request.seed);
-        Ok(choice)
+        self.encode(context, &choice.eligible, work);
+        self.weigh(choice, seed, work);
+        self.limit_probation(choice, &work.scores.score);
+        self.draw(choice, seed);
     }
 
     /// The incumbent where it is eligible, else the first eligible action.
@@ -55,7 +74,8 @@ impl Snapshot {
         self.score(&choice.eligible, encoded, scores);
         let p = &mut choice.probabilities;
         if self.levers.greedy {
-            p[argmax::first_largest(&scores.score)] = 1.0;
+            let best = self.best_usual(&choice.eligible, &scores.score);
+            p[best.unwrap_or_else(|| argmax::first_largest(&scores.score))] = 1.0;
             return;
         }
         let policy = self.spec.policy();
@@ -93,11 +113,8 @@ impl Snapshot {
     /// none has any, the best of them has it.
     fn limit_probation(&self, choice: &mut Choice, scores: &[f64]) {
         let Choice { eligible, probabilities, .. } = choice;
-        let state = |a: u16| self.spec.actions()[usize::from(a)].state;
-        let seldom = |a: u16| state(a) == ActionState::Probation;
-        let usual = (0..eligible.len()).filter(|i| !seldom(eligible[*i]));
-        let better = |a: usize, b: usize| if scores[b] > scores[a] { b } else { a };
-        let Some(best) = usual.reduce(better) else { return };
+        let seldom = |a: u16| self.is_on_probation(a);
+        let Some(best) = self.best_usual(eligible, scores) else { return };
         let (mut excess, mut others) = (0.0, 0.0);
         for (a, p) in eligible.iter().zip(&mut *probabilities) {
             if seldom(*a) {
@@ -117,6 +134,16 @@ impl Snapshot {
         let factor = (others + excess) / others;
         let usual = eligible.iter().zip(probabilities).filter(|(a, _)| !seldom(**a));
         usual.for_each(|(_, p)| *p *= factor);
+    }
+
+    fn is_on_probation(&self, action: u16) -> bool {
+        self.spec.actions()[usize::from(action)].state == ActionState::Probation
+    }
+
+    /// The place of the best action that is not on probation.
+    fn best_usual(&self, eligible: &[u16], scores: &[f64]) -> Option<usize> {
+        let usual = (0..eligible.len()).filter(|i| !self.is_on_probation(eligible[*i]));
+        usual.reduce(|a, b| if scores[b] > scores[a] { b } else { a })
     }
 
     /// Draws the action. A share of traffic is the incumbent's whatever the policy says: the probabilities are those of

@@ -7,8 +7,8 @@ use clap::Args;
 use pawl_domain::{
     CheckedSpec,
     bump::{self, Difference},
-    spec::Policy,
 };
+use pawl_learn::goes_over;
 use pawl_model::Views;
 use semver::Version;
 use serde_json::{Value, json};
@@ -116,8 +116,6 @@ fn plan(server: &Server, spec: &CheckedSpec) -> Result<Plan> {
 
 /// What of the learning goes over, metric by metric.
 fn keeps(old: &CheckedSpec, new: &CheckedSpec) -> Vec<String> {
-    let family =
-        |p: &Policy| (p.algorithm.is_linear(), p.parameters, p.online.as_ref().map(|o| o.rule));
     let (before, after) = (Views::of(old), Views::of(new));
     let mut lines = Vec::new();
     for (m, metric) in new.metrics().iter().enumerate() {
@@ -126,8 +124,9 @@ fn keeps(old: &CheckedSpec, new: &CheckedSpec) -> Vec<String> {
             lines.push(format!("`{name}` is new and learns from nothing"));
             continue;
         };
-        if family(old.policy()) != family(new.policy()) {
-            lines.push(format!("`{name}` learns anew: another family of learner"));
+        if !goes_over(old, new) {
+            lines
+                .push(format!("`{name}` learns anew: another family of learner, or other classes"));
             continue;
         }
         let known = &before.layout(o).blocks;

@@ -89,7 +89,9 @@ fn said(server: &Server, manifest: &Manifest, what: &str) {
 
 /// Returns the manifest, how many files were copied, and how many bytes.
 fn create(server: &Server, to: &Path) -> Result<(Manifest, usize, u64)> {
+    backup::begin(to)?;
     let (mut copied, mut bytes) = (0, 0);
+    let mut changed = String::new();
     for _ in 0..TRIES {
         let manifest: Manifest = serde_json::from_value(server.post_slow("/v1/backups")?)?;
         let mut whole = true;
@@ -97,12 +99,10 @@ fn create(server: &Server, to: &Path) -> Result<(Manifest, usize, u64)> {
             let path =
                 format!("/v1/backups/file?path={}&bytes={}", segment(&file.path), file.bytes);
             // It may have been trimmed away meanwhile.
-            let Ok(content) = server.download(&path) else {
-                whole = false;
-                break;
-            };
-            if !backup::put(to, file, &content)? {
-                whole = false;
+            let content = server.download_if_there(&path)?;
+            let put = content.map(|c| backup::put(to, file, &c)).transpose()?;
+            if put != Some(true) {
+                (whole, changed) = (false, file.path.clone());
                 break;
             }
             copied += 1;
@@ -113,5 +113,7 @@ fn create(server: &Server, to: &Path) -> Result<(Manifest, usize, u64)> {
             return Ok((manifest, copied, bytes));
         }
     }
-    bail!("the server changed or removed files {TRIES} times while they were copied; try again")
+    bail!(
+        "the server changed `{changed}` while it was copied, the last of {TRIES} times; try again"
+    )
 }

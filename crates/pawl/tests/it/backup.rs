@@ -127,8 +127,14 @@ fn a_backup_under_load_restores_to_its_state() {
     other.ok("/v1/feedback", &feedback.to_string());
     assert_eq!(other.json("/v1/models/router")["production"], "1.0.0");
     // Nothing but what belongs to a backup can be read, and only by who may do everything.
-    for path in ["lock", "log/../lock", "pawl.toml", "artifacts/..", "log/00000000000000000000.sex"]
-    {
+    for path in [
+        "lock",
+        "log/../lock",
+        "artifacts/../registry.sqlite",
+        "pawl.toml",
+        "artifacts/..",
+        "log/00000000000000000000.sex",
+    ] {
         let status = other.get(&format!("/v1/backups/file?path={path}&bytes=10")).status();
         assert_eq!(status.as_u16(), 404, "{path}");
     }

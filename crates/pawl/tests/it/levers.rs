@@ -138,3 +138,45 @@ fn an_operator_sees_and_says_it_in_words() {
         assert!(refused.0 == 422 && refused.2.contains(field), "{body}: {}", refused.2);
     }
 }
+
+/// A rule may look at what the log does not keep: the explanation takes what was eligible from the record.
+#[test]
+fn a_decision_under_a_rule_on_a_dropped_feature_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let spec = json!({
+        "schema": 1, "name": "m", "kind": "policy", "actions": ["a", "b", "c"],
+        "features": {"country": {"type": "category", "log": "drop"}},
+        "rules": [{"when": {"country": "US"}, "deny": ["a"]}],
+        "metrics": {"q": {"bounds": [0, 1]}}, "learner": {"algorithm": "linear_thompson"},
+    });
+    server.ok("/v1/models", &spec.to_string());
+    for (country, eligible) in [("DE", 3), ("US", 2)] {
+        let body = json!({"context": {"country": country}}).to_string();
+        let id = server.ok("/v1/models/m/decide", &body)["decision_id"].clone();
+        let explained = server.json(&format!("/v1/decisions/{}/explain", id.as_str().unwrap()));
+        assert_eq!(explained["explanation"]["recomputed_equal"], true, "{explained}");
+        assert_eq!(explained["probabilities"].as_object().unwrap().len(), eligible);
+    }
+}
+
+/// However many operators disable at once, one action is left.
+#[test]
+fn the_last_action_stays_under_a_race() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    server.create_router();
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for action in ["big", "small"] {
+            let (server, done) = (&server, &done);
+            scope.spawn(move || {
+                let body = json!({"lever": "disable", "action": action}).to_string();
+                let ok = server.post("/v1/models/router/levers", &body).status().is_success();
+                done.fetch_add(u64::from(ok), Ordering::Relaxed);
+            });
+        }
+    });
+    assert_eq!(done.load(Ordering::Relaxed), 1);
+    assert_eq!(stands(&server).0.len(), 1);
+}
