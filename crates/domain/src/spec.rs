@@ -154,6 +154,9 @@ pub struct ActionSpec {
     pub features: BTreeMap<String, serde_json::Value>,
 }
 
+/// The holdback of a spec with a floor that gives none.
+const HOLDBACK: f64 = 0.05;
+
 /// Whether an action may be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -234,10 +237,10 @@ pub struct ObjectiveSpec {
     /// score = Σ weight × predicted metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<String, f64>,
-    /// A floor instead of weights: not available yet, and refused.
+    /// Instead of weights: the metric that is to be as small as the floors allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimize: Option<String>,
-    /// A floor instead of weights: not available yet, and refused.
+    /// The floors: by metric, the part of the incumbent's mean that is kept at any time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<String, f64>,
 }
@@ -295,6 +298,17 @@ pub struct Action {
     pub state: ActionState,
     /// By index of a feature of actions: its value where a request does not give one.
     pub features: Vec<(usize, Value<'static>)>,
+}
+
+/// A floor of a checked spec.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Keep {
+    /// Index of the metric.
+    pub metric: usize,
+    /// The part of the incumbent's mean that is kept.
+    pub part: f64,
+    /// The metric's bounds.
+    pub bounds: [f64; 2],
 }
 
 /// A feature of a checked spec.
@@ -432,8 +446,27 @@ impl CheckedSpec {
     #[must_use]
     pub fn shares(&self) -> [f64; 2] {
         let objective = self.spec.objective.as_ref();
-        let holdback = objective.and_then(|o| o.holdback).unwrap_or(0.0);
+        let floor = objective.is_some_and(|o| !o.keep.is_empty());
+        let default = if floor { HOLDBACK } else { 0.0 };
+        let holdback = objective.and_then(|o| o.holdback).unwrap_or(default);
         [holdback, objective.and_then(|o| o.ramp).unwrap_or(1.0)]
+    }
+
+    /// The floors, by name of the metric.
+    #[must_use]
+    pub fn floors(&self) -> Vec<Keep> {
+        let kept = self.spec.objective.iter().flat_map(|o| &o.keep);
+        kept.filter_map(|(name, part)| {
+            let metric = self.metric(name)?;
+            Some(Keep { metric, part: *part, bounds: self.metrics[metric].bounds? })
+        })
+        .collect()
+    }
+
+    /// The index of the metric that is to be as small as the floors allow.
+    #[must_use]
+    pub fn minimized(&self) -> Option<usize> {
+        self.metric(self.spec.objective.as_ref()?.minimize.as_ref()?)
     }
 
     /// Metrics, by name.

@@ -437,6 +437,7 @@ impl Engine {
                 None => Ok(()),
             };
         }
+        self.judge_floors(decided, &action, &news);
         self.teach(decided, &action, &news);
         Ok(())
     }
@@ -463,6 +464,7 @@ impl Engine {
         match recorded {
             Some(recorded) => {
                 let values: Vec<_> = held.values.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+                self.judge_floors(&recorded.decided, &held.action, &values);
                 self.teach(&recorded.decided, &held.action, &values);
             }
             None => {

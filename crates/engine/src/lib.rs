@@ -4,6 +4,7 @@
 //! [`History`]. The same events give the same state, bit for bit.
 
 mod enrolled;
+mod floors;
 mod join;
 mod state;
 mod supply;
@@ -21,7 +22,7 @@ pub use pawl_domain::Event;
 
 pub use enrolled::{Enrolled, Status};
 pub use join::request_key;
-pub use state::{ActionTally, Model, State, Tally};
+pub use state::{ActionTally, Kept, Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
@@ -228,6 +229,7 @@ impl Engine {
         let levers = model.levers.clone();
         let mut snapshot = model.production_mut()?.snapshot(position);
         snapshot.levers = levers;
+        model.hold_floors(&mut snapshot);
         Some(snapshot)
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use pawl_domain::event::Decided;
 use pawl_domain::{ActionName, Alert, CheckedSpec, LearnerId, Levers, ModelName, Sha256};
+use pawl_judge::Floor;
 use pawl_learn::Artifact;
 use pawl_model::counts::Count;
 use semver::Version;
@@ -58,10 +59,23 @@ pub struct Model {
     pub supply: Supply,
     /// What operators ordered.
     pub levers: Arc<Levers>,
+    /// What is known of each floor, by metric.
+    pub floors: BTreeMap<String, Kept>,
     /// What became of each action's decisions.
     pub by_action: BTreeMap<ActionName, ActionTally>,
     /// The last things that happened, the oldest first.
     pub alerts: VecDeque<Alert>,
+}
+
+/// What is known of a floor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The part that is kept, …
+    pub part: f64,
+    /// … of this action's mean.
+    pub incumbent: ActionName,
+    /// The evidence.
+    pub floor: Floor,
 }
 
 /// What became of the decisions for one action.
@@ -198,6 +212,7 @@ impl State {
             tally: Tally::default(),
             supply: Supply::default(),
             levers: Arc::default(),
+            floors: BTreeMap::new(),
             by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
         });
@@ -210,6 +225,7 @@ impl State {
             levers.disabled.retain(|name, _| !gone(name));
             levers.pinned.take_if(|(name, _)| gone(name));
         }
+        model.set_floors(&spec);
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;
         let names = spec.actions().iter().map(|a| a.name.clone()).collect();

@@ -483,6 +483,8 @@ impl Learner {
             examples: self.examples - self.pending.len() as u64,
             decisions: self.decisions,
             metrics: metrics.map(|(metric, state)| state.view(spec, metric)).collect(),
+            weights: spec.metrics().iter().map(|m| m.weight).collect(),
+            floors: Vec::new(),
             levers: Arc::default(),
             of_all: OnceLock::new(),
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use pawl_domain::{
     LearnerId, Levers,
     event::{Caller, Decided, Outcome, Removal},
-    spec::{Algorithm, CheckedSpec, Likelihood, Metric, Online, Parameters},
+    spec::{Algorithm, CheckedSpec, Keep, Likelihood, Metric, Online, Parameters},
 };
 use pawl_stats::argmax::{self, Marginal};
 use semver::Version;
@@ -41,6 +41,17 @@ pub enum Estimates {
     Online(Vec<Weights>),
 }
 
+/// How far a floor lets the policy decide.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FloorView {
+    /// The floor.
+    pub keep: Keep,
+    /// The share of traffic.
+    pub share: f64,
+    /// What the incumbent's share is at least, for each width of the bounds that its expected quality is below the best.
+    pub compared: f64,
+}
+
 /// The immutable view that answers requests.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -60,6 +71,10 @@ pub struct Snapshot {
     pub decisions: u64,
     /// One a metric of the spec.
     pub metrics: Vec<MetricView>,
+    /// The weight of each metric in the score: the spec's, or what its floors have come to.
+    pub weights: Vec<f64>,
+    /// How far the floors let the policy decide.
+    pub floors: Vec<FloorView>,
     /// What operators ordered.
     pub levers: Arc<Levers>,
     /// Thompson without context: the probabilities of all actions, once they were asked for.
@@ -99,6 +114,8 @@ pub enum Reason {
     Holdback,
     /// Beyond the share of traffic that the policy may decide: the incumbent.
     Ramp,
+    /// A floor is not certain enough: the incumbent.
+    Floor,
     /// An operator pinned the action.
     Pinned,
 }
@@ -110,6 +127,7 @@ impl Reason {
         match self {
             Self::Holdback => "holdback",
             Self::Ramp => "ramp",
+            Self::Floor => "floor",
             Self::Pinned => "pinned",
         }
     }
@@ -291,8 +309,8 @@ impl Snapshot {
                 let (mean, sd) = self.estimate(m, metric, action, encoded.of(layout, i));
                 predicted.push(mean);
                 deviation.push(sd);
-                scores.score[i] += metric.weight * mean;
-                let spread = metric.weight * sd;
+                scores.score[i] += self.weights[m] * mean;
+                let spread = self.weights[m] * sd;
                 scores.score_deviation[i] += spread * spread;
             }
         }
@@ -358,11 +376,11 @@ impl Snapshot {
             let mut fixed = 0.0;
             let (mut mean, mut variance) = (0.0, 0.0);
             let mut only = None;
-            for (metric, view) in metrics.iter().zip(&self.metrics) {
+            for ((metric, view), weight) in metrics.iter().zip(&self.metrics).zip(&self.weights) {
                 let Estimates::Counts(counts) = &view.estimates else { continue };
                 let prior = view.prior[a];
                 if !metric.explore {
-                    fixed += metric.weight * counts[a].mean(prior, policy.prior_weight);
+                    fixed += weight * counts[a].mean(prior, policy.prior_weight);
                     continue;
                 }
                 let posterior = match policy.likelihood {
@@ -372,10 +390,10 @@ impl Snapshot {
                     }
                     Likelihood::Normal => counts[a].student(prior, policy.prior_weight),
                 };
-                mean += metric.weight * posterior.mean();
-                let spread = metric.weight * posterior.spread();
+                mean += weight * posterior.mean();
+                let spread = weight * posterior.spread();
                 variance += spread * spread;
-                only = Some((posterior, metric.weight));
+                only = Some((posterior, *weight));
             }
             match only {
                 Some((posterior, weight)) if explored == 1 => shift(&posterior, weight, fixed),
@@ -393,7 +411,7 @@ impl Snapshot {
         let mut row = Vec::new();
         for (m, metric) in self.spec.metrics().iter().enumerate().filter(|(_, m)| m.explore) {
             let Estimates::Joint(p) = &self.metrics[m].estimates else { continue };
-            let width = metric.weight * self.spec.policy().alpha * range(metric);
+            let width = self.weights[m] * self.spec.policy().alpha * range(metric);
             let layout = self.views.of_metric[m];
             let of = |(i, &a): (usize, &u16)| self.joint(encoded.of(layout, i), m, a);
             let phi: Vec<Encoded> = eligible.iter().enumerate().map(of).collect();

@@ -92,7 +92,7 @@ fn explanation(
             let entry = json!({
                 "predicted": scores.predicted[m][i],
                 "deviation": scores.deviation[m][i],
-                "weight": metric.weight,
+                "weight": snapshot.weights[m],
                 "prior": prior,
                 "contributions": parts,
             });

@@ -6,8 +6,12 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response, header};
-use pawl_domain::{ActionName, Alert, ModelName, Position, Sha256, spec::Kind};
-use pawl_engine::{ActionTally, Enrolled, Status, Tally};
+use pawl_domain::{
+    ActionName, Alert, ModelName, Position, Sha256,
+    spec::{Keep, Kind},
+};
+use pawl_engine::{ActionTally, Enrolled, Model, Status, Tally};
+use pawl_judge::Rules;
 use pawl_model::counts::Count;
 use pawl_store::registry::{By, NewKey, RegistryError, Scope};
 use serde::Deserialize;
@@ -170,6 +174,25 @@ fn describe_action((name, t): (&ActionName, &ActionTally)) -> (String, Value) {
     (name.to_string(), value)
 }
 
+/// How each floor stands: `released` while the policy may decide, else `holding`; the certain sum is in values of the metric.
+fn describe_floors(model: &Model) -> Value {
+    let Some(spec) = model.production().map(Enrolled::spec) else { return json!({}) };
+    let describe = |keep: Keep| {
+        let name = spec.metrics()[keep.metric].name.clone();
+        let kept = model.floors.get(&name)?;
+        let rules = Rules { keep: keep.part, bounds: keep.bounds };
+        let share = kept.floor.share(rules);
+        let state = if share > 0.0 { "released" } else { "holding" };
+        let value = json!({
+            "part": keep.part, "incumbent": kept.incumbent, "state": state, "since_ms": kept.floor.changed_ms,
+            "values": kept.floor.values, "certain_sum": kept.floor.certain_sum(rules), "share": share,
+            "weight": kept.floor.weight,
+        });
+        Some((name, value))
+    };
+    spec.floors().into_iter().filter_map(describe).collect()
+}
+
 /// Show a model: its versions, what is in production, and what its learners have learned.
 #[utoipa::path(
     get, path = "/v1/models/{model}", params(("model" = String, Path, description = "name")),
@@ -200,6 +223,7 @@ pub(crate) async fn show(
         "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),
         "feedback": describe_tally(&state.tally),
         "actions": state.by_action.iter().map(describe_action).collect::<serde_json::Map<_, _>>(),
+        "floors": describe_floors(&state),
         "levers": state.production().map(|e| levers::describe(e.spec(), &state.levers)),
         "supply": {
             "closed": state.supply.closed, "recent_share": state.supply.recent,

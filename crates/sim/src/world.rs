@@ -51,6 +51,11 @@ x = { type = "number", scale = "log" }
 prompt = { type = "text", bits = 8, log = "encoded" }
 [metrics]
 quality = { bounds = [0, 1] }
+cost = { goal = "min", explore = false }
+[objective]
+incumbent = "a"
+minimize = "cost"
+keep = { quality = 0.5 }
 [feedback]
 deadline = "60s"
 [learner]

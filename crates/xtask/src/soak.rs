@@ -16,6 +16,12 @@ pub enum Soak {
         #[arg(long, default_value_t = 500)]
         count: u32,
     },
+    /// The floor in worlds whose truth is known: broken in at most 1 % of them
+    Floor {
+        /// How many worlds
+        #[arg(long, default_value_t = 1000)]
+        worlds: u32,
+    },
     /// Millions of decisions with feedback up to an hour late: memory must stay flat, and a kill must not hurt
     Memory(memory::Options),
     /// The workload of `memory`, in a process of its own
@@ -36,6 +42,21 @@ impl Soak {
                 let count = count.to_string();
                 let test = ["test", "-p", "pawl", "--test", "it", "kill::", "--", "--nocapture"];
                 crate::cargo(&test, &[("PAWL_KILLS", &count)])
+            }
+            Self::Floor { worlds } => {
+                let worlds = worlds.to_string();
+                let test = [
+                    "test",
+                    "--release",
+                    "-p",
+                    "pawl-sim",
+                    "--test",
+                    "it",
+                    "floor::",
+                    "--",
+                    "--nocapture",
+                ];
+                crate::cargo(&test, &[("PAWL_WORLDS", &worlds)])
             }
             Self::Memory(options) => memory::run(options),
             Self::Workload { data, decisions } => memory::workload(data, *decisions),

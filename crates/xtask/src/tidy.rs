@@ -17,17 +17,21 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("model", &["domain", "stats"]),
     ("learn", &["domain", "stats", "model"]),
-    ("engine", &["domain", "stats", "model", "learn"]),
+    ("judge", &["domain", "stats"]),
+    ("engine", &["domain", "stats", "model", "learn", "judge"]),
     ("store", &["domain"]),
     ("driver", &["domain", "engine", "model", "store"]),
-    ("server", &["domain", "stats", "model", "learn", "engine", "store", "driver"]),
-    ("pawl", &["domain", "stats", "model", "learn", "engine", "store", "driver", "server"]),
+    ("server", &["domain", "stats", "model", "learn", "judge", "engine", "store", "driver"]),
+    (
+        "pawl",
+        &["domain", "stats", "model", "learn", "judge", "engine", "store", "driver", "server"],
+    ),
     ("sim", &["domain", "stats", "model", "engine", "store", "driver"]),
     ("xtask", &["domain", "stats", "model", "learn", "engine", "store", "driver"]),
 ];
 
 /// Crates without clock, network, threads and arithmetic that differs between machines: clippy.toml bans those.
-const PURE: &[&str] = &["stats", "domain", "model", "learn", "engine"];
+const PURE: &[&str] = &["stats", "domain", "model", "learn", "judge", "engine"];
 /// Crates that a pure crate must not depend on.
 const IMPURE: &[&str] =
     &["tokio", "rand", "reqwest", "hyper", "axum", "sqlx", "getrandom", "jiff", "rayon"];

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Action, ActionSpec, Actions, CheckedSpec, Feature, Goal, Kind, Metric, MetricSpec, Missing,
-    ModelSpec, Parameters, Prior, SCHEMA, feature,
+    ModelSpec, ObjectiveSpec, Parameters, Prior, SCHEMA, feature,
 };
 use crate::suggest::nearest;
 use features::{check_action_features, check_crosses, check_features, check_terms};
@@ -191,8 +191,14 @@ fn check_metrics(
             Goal::Max => 1.0,
             Goal::Min => -1.0,
         };
-        let weights = spec.objective.as_ref().map(|o| &o.weights);
-        let weight = weights.and_then(|w| w.get(name)).copied().unwrap_or(default_weight);
+        let objective = spec.objective.as_ref();
+        let of_floor = objective.and_then(|o| match o.minimize.as_ref() {
+            Some(minimized) if minimized == name => Some(-1.0),
+            Some(_) => Some(if o.keep.contains_key(name) { 1.0 } else { 0.0 }),
+            None => None,
+        });
+        let weight = objective.and_then(|o| o.weights.get(name)).copied();
+        let weight = weight.or(of_floor).unwrap_or(default_weight);
         metrics.push(Metric {
             name: name.clone(),
             bounds: metric.bounds,
@@ -247,12 +253,7 @@ fn check_objective(spec: &ModelSpec, actions: &[Action], c: &mut Checker) {
         );
         return;
     };
-    if objective.minimize.is_some() || !objective.keep.is_empty() {
-        c.fail(
-            "objective.keep",
-            "a floor (`minimize`, `keep`) is not available in this version of Pawl; use `objective.weights`",
-        );
-    }
+    check_floors(spec, objective, c);
     if let Some(incumbent) = &objective.incumbent
         && !actions.iter().any(|a| a.name == *incumbent)
     {
@@ -269,7 +270,7 @@ fn check_objective(spec: &ModelSpec, actions: &[Action], c: &mut Checker) {
             "that share is the incumbent's: name it in `objective.incumbent`",
         );
     }
-    if spec.metrics.len() > 1 && objective.weights.is_empty() {
+    if spec.metrics.len() > 1 && objective.weights.is_empty() && objective.keep.is_empty() {
         c.fail("objective.weights", "with several metrics, give a weight for each that counts");
     }
     for (name, weight) in &objective.weights {
@@ -294,6 +295,60 @@ fn check_objective(spec: &ModelSpec, actions: &[Action], c: &mut Checker) {
                 );
             }
             Some(_) => {}
+        }
+    }
+}
+
+/// A floor needs both its parts, an incumbent, and bounds that a part of can be kept.
+fn check_floors(spec: &ModelSpec, objective: &ObjectiveSpec, c: &mut Checker) {
+    if objective.minimize.is_none() && objective.keep.is_empty() {
+        return;
+    }
+    c.require(
+        objective.minimize.is_some() && !objective.keep.is_empty(),
+        "objective.keep",
+        "a floor has two parts: `minimize` names what is to be small, `keep` what is kept of which metric",
+    );
+    c.require(
+        objective.weights.is_empty(),
+        "objective.weights",
+        "with a floor the weights follow from what is observed; remove them, or `minimize` and `keep`",
+    );
+    c.require(
+        objective.incumbent.is_some(),
+        "objective.incumbent",
+        "a floor is a part of the incumbent's: name it",
+    );
+    c.require(
+        objective.holdback.is_none_or(|h| h > 0.0),
+        "objective.holdback",
+        "a floor needs the incumbent to compare with; remove it (5 %), or give more than 0",
+    );
+    let known = || spec.metrics.keys().map(String::as_str);
+    if let Some(name) = &objective.minimize {
+        match spec.metrics.get(name) {
+            None => c.unknown("objective.minimize", name, "metric", known()),
+            Some(m) => c.require(
+                m.goal == Goal::Min && !objective.keep.contains_key(name),
+                "objective.minimize",
+                format!("`{name}` must have `goal = \"min\"`, and not be in `keep`"),
+            ),
+        }
+    }
+    for (name, part) in &objective.keep {
+        let field = format!("objective.keep.{name}");
+        c.require(
+            *part > 0.0 && *part < 1.0,
+            &field,
+            format!("`{part}` must be above 0 and below 1"),
+        );
+        match spec.metrics.get(name) {
+            None => c.unknown(&field, name, "metric", known()),
+            Some(m) => c.require(
+                m.goal == Goal::Max && m.bounds.is_some_and(|[low, _]| low >= 0.0),
+                &field,
+                format!("`{name}` must have `goal = \"max\"` and `bounds` from 0 or more"),
+            ),
         }
     }
 }

@@ -184,3 +184,33 @@ algorithm = "ucb1"
         assert!(errors.contains(field), "{objective}: {errors}");
     }
 }
+
+#[test]
+fn a_floor_names_what_it_lacks() {
+    let spec = |objective: &str| {
+        let text = format!(
+            "schema = 1\nname = \"m\"\nkind = \"policy\"\nactions = [\"a\", \"b\"]\n[metrics]\n\
+             quality = {{ bounds = [0, 1] }}\ncost = {{ goal = \"min\", explore = false }}\nother = {{ }}\n\
+             [objective]\n{objective}\n[learner]\nalgorithm = \"epsilon_greedy\"\n"
+        );
+        ModelSpec::from_toml(&text).unwrap().check()
+    };
+    let whole = "incumbent = \"a\"\nminimize = \"cost\"\nkeep = { quality = 0.98 }";
+    let checked = spec(whole).unwrap();
+    assert_eq!((checked.floors().len(), checked.minimized()), (1, checked.metric("cost")));
+    assert_eq!(checked.shares(), [0.05, 1.0], "a floor has a control group");
+    for (from, to, field) in [
+        ("incumbent = \"a\"", "", "objective.incumbent"),
+        ("minimize = \"cost\"", "", "objective.keep"),
+        ("keep = { quality = 0.98 }", "", "objective.keep"),
+        ("minimize = \"cost\"", "minimize = \"quality\"", "objective.minimize"),
+        ("quality = 0.98", "quality = 1.0", "objective.keep.quality"),
+        ("quality = 0.98", "other = 0.98", "objective.keep.other"),
+        ("quality = 0.98", "qualty = 0.98", "did you mean `quality`?"),
+        ("minimize", "holdback = 0.0\nminimize", "objective.holdback"),
+        ("minimize", "weights = { quality = 1.0 }\nminimize", "objective.weights"),
+    ] {
+        let errors = spec(&whole.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(errors.contains(field), "{from} → {to}: {errors}");
+    }
+}

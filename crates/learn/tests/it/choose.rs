@@ -86,7 +86,9 @@ fn shares_are_drawn_as_they_are_logged() {
             None => reasons[0] += 1,
             Some(Reason::Holdback) => reasons[1] += 1,
             Some(Reason::Ramp) => reasons[2] += 1,
-            Some(Reason::Pinned) => panic!("nothing is pinned"),
+            Some(Reason::Pinned | Reason::Floor) => {
+                panic!("nothing is pinned, no floor is declared")
+            }
         }
         assert!(choice.reason.is_none() || choice.eligible[choice.chosen] == 1);
     }

@@ -6,7 +6,7 @@ use pawl_domain::{
 };
 use pawl_stats::{argmax, rng};
 
-use super::{Choice, Reason, Refusal, Request, Snapshot, Workspace};
+use super::{Choice, Reason, Refusal, Request, Scores, Snapshot, Workspace};
 use crate::{
     context::{Context, Value},
     policy::{self, Evidence},
@@ -51,7 +51,7 @@ impl Snapshot {
         self.encode(context, &choice.eligible, work);
         self.weigh(choice, seed, work);
         self.limit_probation(choice, &work.scores.score);
-        self.draw(choice, seed);
+        self.draw(choice, seed, &work.scores);
     }
 
     /// The incumbent where it is eligible, else the first eligible action.
@@ -148,12 +148,18 @@ impl Snapshot {
 
     /// Draws the action. A share of traffic is the incumbent's whatever the policy says: the probabilities are those of
     /// the whole draw.
-    fn draw(&self, choice: &mut Choice, seed: u64) {
+    fn draw(&self, choice: &mut Choice, seed: u64, scores: &Scores) {
         let u = rng::uniform(seed, 0);
         let p = &mut choice.probabilities;
         let incumbent = self.spec.incumbent().map(|i| i as u16);
         let [holdback, ramp] = self.spec.shares();
-        let share = self.levers.ramp.unwrap_or(ramp).min(1.0 - holdback);
+        let ramp = self.levers.ramp.unwrap_or(ramp).min(1.0 - holdback);
+        let share = self.floors.iter().fold(ramp, |share, floor| {
+            let [low, high] = floor.keep.bounds;
+            let expected = scores.predicted[floor.keep.metric][0];
+            let below = ((high - expected) / (high - low)).clamp(0.0, 1.0);
+            share.min(floor.share).min(1.0 - floor.compared * below)
+        });
         if share >= 1.0 || choice.eligible.first().copied() != incumbent {
             choice.chosen = policy::draw(p, u);
             return;
@@ -161,7 +167,8 @@ impl Snapshot {
         let rest = 1.0 - share;
         let reason = match u {
             _ if u < holdback => Some(Reason::Holdback),
-            _ if u < rest => Some(Reason::Ramp),
+            _ if u < 1.0 - ramp => Some(Reason::Ramp),
+            _ if u < rest => Some(Reason::Floor),
             _ => None,
         };
         choice.chosen = match reason {

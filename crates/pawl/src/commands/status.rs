@@ -41,6 +41,14 @@ fn words(v: &Value) -> String {
     if !v["supply"]["stopped_since_ms"].is_null() {
         lines.push(format!("  feedback has stopped; {} pieces wait", v["supply"]["held"]));
     }
+    for (metric, f) in v["floors"].as_object().into_iter().flatten() {
+        let share = 100.0 * f["share"].as_f64().unwrap_or_default();
+        let certain = f["certain_sum"].as_f64().unwrap_or_default();
+        lines.push(format!(
+            "  floor {} of {metric} of `{}`: {} since {}, {} values, certainly {certain:.1} above it, {share:.0} % of traffic",
+            f["part"], text(f, "incumbent"), text(f, "state"), f["since_ms"], f["values"]
+        ));
+    }
     lines.push(actions(v).to_string());
     for alert in list(&v["alerts"]) {
         lines.push(format!("{}: {}", text(alert, "position"), text(alert, "text")));

@@ -180,3 +180,44 @@ fn the_last_action_stays_under_a_race() {
     assert_eq!(done.load(Ordering::Relaxed), 1);
     assert_eq!(stands(&server).0.len(), 1);
 }
+
+/// Until the floor is certain the incumbent decides, and the record and the status say so.
+#[test]
+fn a_floor_holds_until_it_is_certain() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let spec = json!({
+        "schema": 1, "name": "m", "kind": "policy", "actions": ["big", "small"],
+        "metrics": {"quality": {"bounds": [0, 1]}, "cost": {"goal": "min", "explore": false}},
+        "objective": {"incumbent": "big", "minimize": "cost", "keep": {"quality": 0.5}},
+        "learner": {"algorithm": "linear_thompson"},
+    });
+    server.ok("/v1/models", &spec.to_string());
+    let requests = vec![json!({"context": {}}); 100];
+    let (mut first, mut small) = (Value::Null, 0);
+    for round in 0..8 {
+        let body = json!({"requests": requests}).to_string();
+        let reply = server.ok("/v1/models/m/decide/batch", &body);
+        let decisions = reply["decisions"].as_array().unwrap();
+        if round == 0 {
+            first = decisions[0].clone();
+            let floor = server.json("/v1/models/m")["floors"]["quality"].clone();
+            assert_eq!((&floor["state"], &floor["incumbent"]), (&json!("holding"), &json!("big")));
+        }
+        small += decisions.iter().filter(|d| d["action"] == "small").count();
+        let cost = |d: &Value| if d["action"] == "big" { 1.0 } else { 0.1 };
+        let event = |d: &Value| json!({"decision_id": d["decision_id"], "metrics": {"quality": 0.9, "cost": cost(d)}});
+        let events: Vec<Value> = decisions.iter().map(event).collect();
+        server.ok("/v1/feedback", &json!({"events": events}).to_string());
+        let folded = (0..400).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            server.json("/v1/models/m")["feedback"]["learned"] == 200 * (round + 1)
+        });
+        assert!(folded);
+    }
+    assert_eq!((&first["action"], &first["probability"]), (&json!("big"), &json!(1.0)));
+    assert!(["floor", "holdback"].contains(&first["reason"].as_str().unwrap()), "{first}");
+    assert!(small > 50, "both are as good, and half may be lost: {small}");
+    let status = pawl(&server, &["status", "m"]);
+    assert!(status.contains("floor 0.5 of quality of `big`: released since"), "{status}");
+}

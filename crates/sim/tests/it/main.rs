@@ -4,6 +4,7 @@
 
 mod crash;
 mod disk;
+mod floor;
 mod golden;
 mod panic;
 mod rewind;

@@ -4,7 +4,10 @@ use core::fmt::Write as _;
 
 use anyhow::{Result, bail};
 use comfy_table::{Table as Grid, presets};
-use pawl_domain::{CheckedSpec, spec::Goal};
+use pawl_domain::{
+    CheckedSpec,
+    spec::{Goal, Keep},
+};
 use serde_json::{Map, Value, json};
 
 use super::{run::Pass, table::Table};
@@ -43,6 +46,34 @@ pub struct Report {
     best: String,
     frontier: Vec<(f64, Estimate, Estimate)>,
     saving_at: Vec<(f64, Option<Estimate>)>,
+    floors: Vec<FloorReport>,
+}
+
+/// What was kept of a floor.
+struct FloorReport {
+    metric: String,
+    part: f64,
+    incumbent: String,
+    kept: Estimate,
+    least: f64,
+    shown_broken: usize,
+}
+
+fn floors(spec: &CheckedSpec, passes: &[Pass]) -> Vec<FloorReport> {
+    let incumbent =
+        spec.incumbent().map_or_else(String::new, |i| spec.actions()[i].name.to_string());
+    let report = |(i, keep): (usize, &Keep)| {
+        let kept = passes.iter().map(|p| p.floors[i].sums[0] / p.floors[i].sums[1]);
+        FloorReport {
+            metric: spec.metrics()[keep.metric].name.clone(),
+            part: keep.part,
+            incumbent: incumbent.clone(),
+            kept: estimate(kept.clone()),
+            least: kept.fold(f64::INFINITY, f64::min),
+            shown_broken: passes.iter().filter(|p| p.floors[i].shown_broken).count(),
+        }
+    };
+    spec.floors().iter().enumerate().map(report).collect()
 }
 
 /// The metric that counts as cost: `cost_usd`, or the first with goal `min`.
@@ -107,6 +138,7 @@ impl Report {
                 estimate(passes().map(|p| of(p, cost))),
                 estimate(passes().map(rewarded)),
             ],
+            floors: floors(main.spec, &main.passes),
             relative_quality: estimate(passes().map(relative)),
             saving: estimate(passes().map(saved)),
             regret: estimate(passes().map(|p| n * (best_reward - rewarded(p)))),
@@ -148,6 +180,12 @@ impl Report {
             "regret": both(&self.regret),
             "curve": curve,
         });
+        for f in &self.floors {
+            object["floors"][&f.metric] = json!({
+                "part": f.part, "incumbent": f.incumbent, "kept": both(&f.kept), "least": f.least,
+                "shown_broken": f.shown_broken,
+            });
+        }
         if !self.frontier.is_empty() {
             let point = |(w, q, s): &(f64, Estimate, Estimate)| json!({"weight": w, "relative_quality": both(q), "saving": both(s)});
             object["frontier"] = self.frontier.iter().map(point).collect();
@@ -192,6 +230,20 @@ impl Report {
             self.regret.mean,
             self.regret.se
         );
+        for f in &self.floors {
+            let _infallible = writeln!(
+                out,
+                "floor {} of {} of `{}`: kept {:.4} ± {:.4}, at least {:.4}; a 1 % confidence sequence shows it broken in {} of {} passes",
+                f.part,
+                f.metric,
+                f.incumbent,
+                f.kept.mean,
+                f.kept.se,
+                f.least,
+                f.shown_broken,
+                self.seeds
+            );
+        }
         let tenths = |m: usize, digits: usize| -> String {
             self.curve.iter().map(|v| format!(" {:.digits$}", v[m])).collect()
         };

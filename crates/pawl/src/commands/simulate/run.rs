@@ -28,6 +28,31 @@ pub struct Pass {
     pub sums: Vec<f64>,
     /// The same by tenth of the stream, `[10][metrics]`.
     pub tenths: Vec<Vec<f64>>,
+    /// What was kept of each floor of the spec.
+    pub floors: Vec<KeptFloor>,
+}
+
+/// What was kept of a floor, on the same rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeptFloor {
+    /// Sums of the policy's values and of the incumbent's.
+    pub sums: [f64; 2],
+    /// Σ value − part × incumbent's, and the sum of squares.
+    difference: [f64; 2],
+    /// Whether a 1 % confidence sequence of that lay wholly below 0 at any row.
+    pub shown_broken: bool,
+}
+
+impl KeptFloor {
+    fn add(&mut self, value: f64, incumbents: f64, part: f64, width: f64) {
+        self.sums[0] += value;
+        self.sums[1] += incumbents;
+        let difference = (value - part * incumbents) / width;
+        self.difference[0] += difference;
+        self.difference[1] += difference * difference;
+        let [sum, squares] = self.difference;
+        self.shown_broken |= pawl_judge::shows_below(sum, squares, 0.01);
+    }
 }
 
 /// The order of a pass: seed 0 is stream order, seed s a permutation.
@@ -48,8 +73,12 @@ pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64))
     let mut fold = Fold::new(log.clone(), Engine::new());
     let order = order(table.rows.len(), seed);
     let metrics = spec.metrics();
-    let mut pass =
-        Pass { sums: vec![0.0; metrics.len()], tenths: vec![vec![0.0; metrics.len()]; 10] };
+    let mut pass = Pass {
+        sums: vec![0.0; metrics.len()],
+        tenths: vec![vec![0.0; metrics.len()]; 10],
+        floors: vec![KeptFloor::default(); spec.floors().len()],
+    };
+    let (floors, incumbent) = (spec.floors(), spec.incumbent().unwrap_or(0));
     let mut work = Workspace::default();
     let mut batch = Batch::default();
     for (at_ms, &row) in order.iter().enumerate() {
@@ -67,12 +96,18 @@ pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64))
             pass.tenths[at_ms * 10 / order.len()][m] += value;
             (metric.name.clone(), value)
         });
+        let values: Vec<(String, f64)> = values.collect();
+        for (keep, kept) in floors.iter().zip(&mut pass.floors) {
+            let [low, high] = keep.bounds;
+            let incumbents = table.value(row, keep.metric, incumbent);
+            kept.add(values[keep.metric].1, incumbents, keep.part, high - low);
+        }
         let position = Position { partition: 0, offset: written.first };
         log.append_event(&Event::Feedback(Feedback {
             target: Target::Decision(DecisionId { epoch: log.epoch(), position, nonce }),
             received_ms: at_ms as u64,
             at_ms: None,
-            metrics: values.collect(),
+            metrics: values,
             action_taken: None,
             not_used: false,
             principal: None,

@@ -1,0 +1,103 @@
+//! Floors: what observed values say of them, and what they say of the next decisions.
+
+use std::sync::Arc;
+
+use pawl_domain::{
+    ActionName,
+    event::{Decided, Outcome},
+    spec::{CheckedSpec, Keep},
+};
+use pawl_judge::{Evidence, Floor, REACH, Rules};
+use pawl_model::{
+    Snapshot,
+    context::Context,
+    snapshot::{FloorView, Reason},
+};
+
+use crate::{
+    Engine,
+    state::{Kept, Model},
+};
+
+const fn rules(keep: &Keep) -> Rules {
+    Rules { keep: keep.part, bounds: keep.bounds }
+}
+
+impl Model {
+    /// Keeps the evidence of floors that stay the same, and begins the others.
+    pub(crate) fn set_floors(&mut self, spec: &CheckedSpec) {
+        let mut before = core::mem::take(&mut self.floors);
+        let Some(incumbent) = spec.incumbent().map(|i| spec.actions()[i].name.clone()) else {
+            return;
+        };
+        for keep in spec.floors() {
+            let name = spec.metrics()[keep.metric].name.clone();
+            let same = |k: &Kept| k.part == keep.part && k.incumbent == incumbent;
+            let kept = before.remove(&name).filter(same);
+            let begin =
+                || Kept { part: keep.part, incumbent: incumbent.clone(), floor: Floor::default() };
+            self.floors.insert(name, kept.unwrap_or_else(begin));
+        }
+    }
+
+    /// Gives a snapshot what the floors have come to: the shares, and the weights of the metrics.
+    pub(crate) fn hold_floors(&self, snapshot: &mut Snapshot) {
+        if self.floors.is_empty() {
+            return;
+        }
+        let spec = snapshot.spec.clone();
+        for keep in spec.floors() {
+            let Some(kept) = self.floors.get(&spec.metrics()[keep.metric].name) else { continue };
+            let share = kept.floor.share(rules(&keep));
+            snapshot.floors.push(FloorView { keep, share, compared: keep.part / REACH });
+            let [low, high] = keep.bounds;
+            snapshot.weights[keep.metric] = kept.floor.weight / (high - low);
+        }
+        // What is minimised counts in units of what the incumbent takes of it.
+        let Some((m, kept)) = spec.minimized().zip(self.floors.values().next()) else { return };
+        let tally = self.by_action.get(&kept.incumbent);
+        let count = tally.and_then(|t| t.metrics.get(&spec.metrics()[m].name));
+        let mean = count.filter(|c| c.n > 0.0).map_or(0.0, |c| c.sum / c.n);
+        snapshot.weights[m] = if mean > 0.0 { -1.0 / mean } else { -1.0 };
+    }
+}
+
+impl Engine {
+    /// Takes observed values as evidence of the floors, before they are learned.
+    pub(crate) fn judge_floors(
+        &mut self,
+        decided: &Decided,
+        taken: &ActionName,
+        values: &[(&str, f64)],
+    ) {
+        let (position, now_ms) = (self.state.position, self.state.now_ms);
+        let Some(model) = self.state.models.get_mut(&decided.model) else { return };
+        if model.floors.is_empty() || !values.iter().any(|(n, _)| model.floors.contains_key(*n)) {
+            return;
+        }
+        let drawn = decided.outcome == Outcome::Ok
+            && decided.reason.as_deref() != Some(Reason::Pinned.as_str())
+            && model.chosen(decided).as_ref() == Some(taken);
+        let names = model.actions.get(&decided.version).cloned().unwrap_or_default();
+        let Some(enrolled) = model.production_mut().filter(|_| drawn) else { return };
+        let snapshot = enrolled.snapshot(position);
+        let spec: Arc<CheckedSpec> = snapshot.spec.clone();
+        let Ok(context) = Context::read_logged(&spec, &decided.context) else { return };
+        let Some(incumbent) = spec.incumbent() else { return };
+        let name = &spec.actions()[incumbent].name;
+        let place = decided.eligible.iter().position(|a| names.get(usize::from(*a)) == Some(name));
+        let probability = place.and_then(|i| decided.probabilities.get(i)).copied();
+        // Where the incumbent could not be drawn there is nothing to compare with.
+        let Some(probability) = probability.filter(|p| *p > 0.0) else { return };
+        let scores = snapshot.scores(&context, &[incumbent as u16]);
+        for keep in spec.floors() {
+            let metric = &spec.metrics()[keep.metric].name;
+            let Some((_, value)) = values.iter().find(|(n, _)| n == metric) else { continue };
+            let Some(kept) = model.floors.get_mut(metric) else { continue };
+            let expected = scores.predicted[keep.metric][0];
+            let evidence =
+                Evidence { value: *value, expected, incumbent: taken == name, probability };
+            kept.floor.take(rules(&keep), &evidence, now_ms);
+        }
+    }
+}
