@@ -36,14 +36,17 @@ pub struct Simulate {
     #[arg(long, default_value_t = 0)]
     first_seed: u64,
     /// Sweep the weight of cost over these values and print the frontier
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with = "keep")]
     trade_off: Vec<f64>,
+    /// Instead of the spec's weights: keep this part of the incumbent's quality at any time, and minimise cost
+    #[arg(long)]
+    keep: Option<f64>,
 }
 
 impl Simulate {
     /// Runs the command.
     pub fn run(&self, json: bool) -> Result<()> {
-        let spec = read_spec(&self.spec)?;
+        let spec = self.with_floor(read_spec(&self.spec)?)?;
         let table = Table::read(&spec, &self.data)?;
         let specs = self.settings(&spec)?;
         let passes = self.passes(&specs, &table)?;
@@ -59,6 +62,23 @@ impl Simulate {
             say!("{}", report.to_text().trim_end());
         }
         Ok(())
+    }
+
+    /// The spec as written, or with a floor in place of its weights.
+    fn with_floor(&self, spec: CheckedSpec) -> Result<CheckedSpec> {
+        let Some(part) = self.keep else { return Ok(spec) };
+        let metrics = report::cost_metric(&spec).zip(report::quality_metric(&spec));
+        let Some((cost, quality)) = metrics else {
+            bail!("`--keep` needs a metric with `goal = \"min\"` and one with `goal = \"max\"`");
+        };
+        let name = |m: usize| spec.metrics()[m].name.clone();
+        let mut changed = spec.spec().clone();
+        let mut objective = changed.objective.take().unwrap_or_default();
+        objective.weights.clear();
+        objective.minimize = Some(name(cost));
+        objective.keep = BTreeMap::from([(name(quality), part)]);
+        changed.objective = Some(objective);
+        Ok(changed.check()?)
     }
 
     /// The spec as written, or one a weight of cost.

@@ -130,3 +130,25 @@ fn a_parquet_table_says_the_same_as_csv() {
     assert!(csv.0 && parquet.0, "{}", parquet.1);
     assert_eq!(csv.1, parquet.1);
 }
+
+#[test]
+fn a_floor_is_kept_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("t.csv"), table()).unwrap();
+    let (ok, said) = simulate(dir.path(), "t.csv", &["--keep", "0.9"]);
+    assert!(!ok && said.contains("objective.incumbent"), "{said}");
+    let spec = SPEC.replace("[objective]", "[objective]\nincumbent = \"good\"");
+    std::fs::write(dir.path().join("f.toml"), spec).unwrap();
+    let output = pawl()
+        .current_dir(dir.path())
+        .args(["simulate", "f.toml", "--data", "t.csv", "--json", "--seeds", "3", "--keep", "0.6"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let floor = &value["floors"]["quality"];
+    assert_eq!((&floor["incumbent"], &floor["shown_broken"]), (&"good".into(), &0.into()));
+    assert!(floor["least"].as_f64().unwrap() >= 0.6, "{floor}");
+    // A quarter of the rows are cheaper and better elsewhere.
+    assert!(value["saving"]["mean"].as_f64().unwrap() > 0.05, "{value}");
+}

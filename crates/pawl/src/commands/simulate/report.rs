@@ -83,7 +83,7 @@ pub fn cost_metric(spec: &CheckedSpec) -> Option<usize> {
 }
 
 /// The metric that counts as quality: `quality`, or the first with goal `max`.
-fn quality_metric(spec: &CheckedSpec) -> Option<usize> {
+pub fn quality_metric(spec: &CheckedSpec) -> Option<usize> {
     let named = spec.metric("quality");
     named.or_else(|| spec.metrics().iter().position(|m| m.goal == Goal::Max))
 }
