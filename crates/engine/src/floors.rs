@@ -70,7 +70,7 @@ impl Engine {
         taken: &ActionName,
         values: &[(&str, f64)],
     ) {
-        let (position, now_ms) = (self.state.position, self.state.now_ms);
+        let (position, now_ms) = (self.state.position, self.state.now_ms.max(self.came_ms));
         let Some(model) = self.state.models.get_mut(&decided.model) else { return };
         if model.floors.is_empty() || !values.iter().any(|(n, _)| model.floors.contains_key(*n)) {
             return;

@@ -123,6 +123,8 @@ pub struct Engine {
     dirty: BTreeSet<ModelName>,
     /// The record that is applied, and how many alerts it has raised.
     applying: (u64, u32),
+    /// When it came: log time stands still between ticks.
+    came_ms: u64,
     #[cfg(feature = "failpoints")]
     fail_at: Option<(ModelName, u64)>,
 }
@@ -148,6 +150,7 @@ impl Engine {
             state,
             dirty,
             applying: (0, 0),
+            came_ms: 0,
             #[cfg(feature = "failpoints")]
             fail_at: None,
         }
@@ -171,6 +174,7 @@ impl Engine {
     /// If the fold must stop: see [`Halt`].
     pub fn apply(&mut self, at: At, event: &Event, history: &mut dyn History) -> Result<(), Halt> {
         self.applying = (at.offset, 0);
+        self.came_ms = event.came_ms().unwrap_or(0);
         match event {
             Event::Opened { epoch, limits, .. } => {
                 self.state.epoch = (*epoch).max(self.state.epoch);
@@ -309,7 +313,7 @@ impl Engine {
     fn alert(&mut self, name: &ModelName, learner: Option<LearnerId>, what: Happening) {
         let raised = self.applying;
         self.applying.1 += 1;
-        let at_ms = self.state.now_ms;
+        let at_ms = self.state.now_ms.max(self.came_ms);
         let alert = Alert { raised, at_ms, model: name.clone(), learner, what };
         if let Some(model) = self.state.models.get_mut(name) {
             model.alerts.push_back(alert.clone());

@@ -44,9 +44,19 @@ fn words(v: &Value) -> String {
     for (metric, f) in v["floors"].as_object().into_iter().flatten() {
         let share = 100.0 * f["share"].as_f64().unwrap_or_default();
         let certain = f["certain_sum"].as_f64().unwrap_or_default();
+        let since = f["since_ms"].as_u64().filter(|ms| *ms > 0);
+        let since = since.map(|ms| format!(" since {ms}")).unwrap_or_default();
+        let how = if certain > 0.0 {
+            format!("certainly {certain:.1} above it")
+        } else {
+            format!("{:.1} short of certain", -certain)
+        };
         lines.push(format!(
-            "  floor {} of {metric} of `{}`: {} since {}, {} values, certainly {certain:.1} above it, {share:.0} % of traffic",
-            f["part"], text(f, "incumbent"), text(f, "state"), f["since_ms"], f["values"]
+            "  floor {} of {metric} of `{}`: {}{since}, {} values, {how}, {share:.0} % of traffic",
+            f["part"],
+            text(f, "incumbent"),
+            text(f, "state"),
+            f["values"]
         ));
     }
     lines.push(actions(v).to_string());
