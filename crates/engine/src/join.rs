@@ -378,6 +378,8 @@ impl Engine {
     ) -> Result<(), Halt> {
         let decided = &recorded.decided;
         let now_ms = self.state.now_ms;
+        // Also what teaches nothing is taken up: the position that answers carry must pass it.
+        self.dirty.insert(decided.model.clone());
         let (bits, models) = (&mut self.state.join.bits, &mut self.state.models);
         let Some(model) = models.get_mut(&decided.model) else {
             self.state.tally.orphan += 1;

@@ -253,9 +253,6 @@ impl Model {
 
     /// The counters of an action.
     pub(crate) fn tally_of(&mut self, action: &ActionName) -> &mut ActionTally {
-        if !self.by_action.contains_key(action) {
-            self.by_action.insert(action.clone(), ActionTally::default());
-        }
         self.by_action.entry(action.clone()).or_default()
     }
 

@@ -176,7 +176,9 @@ fn metrics_that_arrive_apart_teach_once_each() {
     let id = tape.decide(1000, None);
     tape.feedback(Target::Decision(id), 1100, &[("quality", 1.0)]);
     tape.feedback(Target::Decision(id), 1200, &[("cost", 0.1), ("quality", 0.0)]);
+    tape.engine.take_changed();
     tape.feedback(Target::Decision(id), 1300, &[("cost", 0.9)]);
+    assert!(!tape.engine.take_changed().is_empty(), "a duplicate moves the position too");
     let tally = tape.tally();
     assert_eq!((tally.learned, tally.duplicate), (2, 2));
     let (_, predicted) = tape.knows();

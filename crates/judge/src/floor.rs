@@ -65,8 +65,8 @@ pub struct Floor {
     noise: f64,
     /// The weight of a whole width of quality against the incumbent's cost.
     pub weight: f64,
-    /// Log time since when the policy decides; `None` while the incumbent does.
-    pub released_ms: Option<u64>,
+    /// Whether the policy may decide; else the incumbent does.
+    pub released: bool,
     /// Log time of the last change between the two.
     pub changed_ms: u64,
 }
@@ -79,7 +79,7 @@ impl Default for Floor {
             squares: 0.0,
             noise: 0.1,
             weight: WEIGHT,
-            released_ms: None,
+            released: false,
             changed_ms: 0,
         }
     }
@@ -174,8 +174,8 @@ impl Floor {
             self.noise += NOISE * (residual * residual - self.noise);
         }
         let share = self.share(rules);
-        if (share > 0.0) != self.released_ms.is_some() {
-            self.released_ms = (share > 0.0).then_some(now_ms);
+        if (share > 0.0) != self.released {
+            self.released = share > 0.0;
             self.changed_ms = now_ms;
         }
         if share > 0.0 && self.values.is_multiple_of(MOVE_EVERY) {

@@ -149,6 +149,8 @@ pub(crate) async fn file(
     if bytes > FILE_MAX {
         return Err(ApiError::field("bytes", format!("`{bytes}` is more than any file has")));
     }
+    // Files may be large: one at a time is read.
+    let _one = app.backing_up().acquire().await.map_err(ApiError::internal)?;
     let asked = app.clone();
     let found = tokio::task::spawn_blocking(move || read(asked.disk().as_ref(), &path, bytes));
     let found = found.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;

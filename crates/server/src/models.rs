@@ -182,7 +182,7 @@ fn describe_floors(model: &Model) -> Value {
         let kept = model.floors.get(&name)?;
         let rules = Rules { keep: keep.part, bounds: keep.bounds };
         let share = kept.floor.share(rules);
-        let state = if share > 0.0 { "released" } else { "holding" };
+        let state = if kept.floor.released { "released" } else { "holding" };
         let value = json!({
             "part": keep.part, "incumbent": kept.incumbent, "state": state, "since_ms": kept.floor.changed_ms,
             "values": kept.floor.values, "certain_sum": kept.floor.certain_sum(rules), "share": share,

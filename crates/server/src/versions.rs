@@ -194,6 +194,7 @@ pub(crate) async fn artifact(
         |what: &str| ApiError::new(Code::ReferenceNotFound, format!("`{model}@{wanted}` {what}"));
     let row = rows.iter().find(|r| r.version == wanted).ok_or_else(|| none("does not exist"))?;
     let digest = row.artifact_sha256.ok_or_else(|| none("has no artifact: cut a version first"))?;
+    let _one = app.reading_artifact().acquire().await.map_err(ApiError::internal)?;
     let disk = app.disk().clone();
     let read = tokio::task::spawn_blocking(move || artifacts::get(disk.as_ref(), digest));
     let bytes = read.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;

@@ -45,7 +45,7 @@ fn what_is_as_good_is_let_in() {
         let evidence = Evidence { value, expected: 0.9, incumbent, probability: 1.0 - share };
         floor.take(RULES, &evidence, t);
     }
-    assert!(decided > 4000.0 && floor.released_ms.is_some(), "{decided} {floor:?}");
+    assert!(decided > 4000.0 && floor.released, "{decided} {floor:?}");
 }
 
 /// By hand: one rate, c = 4, λ = .225: ψ = (−ln(.1) − .9)/16 = .0876616. With V = 0 the mixture of twelve rates is above
