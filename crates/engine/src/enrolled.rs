@@ -308,6 +308,12 @@ impl Enrolled {
         self.learner.snapshot(&self.spec, &self.views, self.version.clone(), self.id, learned_to)
     }
 
+    /// The mean of each metric that it expects of an action, by metric of its spec; `None` if the context cannot be read.
+    pub(crate) fn expected(&self, context: &str, action: usize) -> Option<Vec<f64>> {
+        let context = Context::read_logged(&self.spec, context).ok()?;
+        Some(self.learner.expected(&self.spec, &self.views, &context, action as u16))
+    }
+
     /// Whether a decision alone changes what its snapshot says.
     pub(crate) fn counts_decisions(&self) -> bool {
         let policy = self.spec.policy();

@@ -1,21 +1,19 @@
 //! Floors: what observed values say of them, and what they say of the next decisions.
 
-use std::sync::Arc;
-
 use pawl_domain::{
     ActionName,
     event::{Decided, Outcome},
     spec::{CheckedSpec, Keep},
 };
-use pawl_judge::{Evidence, Floor, REACH, Rules};
+use pawl_judge::{Floor, REACH, Rules};
 use pawl_model::{
     Snapshot,
-    context::Context,
     snapshot::{FloorView, Reason},
 };
 
 use crate::{
     Engine,
+    enrolled::Enrolled,
     state::{Kept, Model},
 };
 
@@ -70,34 +68,23 @@ impl Engine {
         taken: &ActionName,
         values: &[(&str, f64)],
     ) {
-        let (position, now_ms) = (self.state.position, self.state.now_ms.max(self.came_ms));
+        let now_ms = self.state.now_ms.max(self.came_ms);
         let Some(model) = self.state.models.get_mut(&decided.model) else { return };
         if model.floors.is_empty() || !values.iter().any(|(n, _)| model.floors.contains_key(*n)) {
             return;
         }
         let drawn = decided.outcome == Outcome::Ok
-            && decided.reason.as_deref() != Some(Reason::Pinned.as_str())
-            && model.chosen(decided).as_ref() == Some(taken);
-        let names = model.actions.get(&decided.version).cloned().unwrap_or_default();
-        let Some(enrolled) = model.production_mut().filter(|_| drawn) else { return };
-        let snapshot = enrolled.snapshot(position);
-        let spec: Arc<CheckedSpec> = snapshot.spec.clone();
-        let Ok(context) = Context::read_logged(&spec, &decided.context) else { return };
-        let Some(incumbent) = spec.incumbent() else { return };
-        let name = &spec.actions()[incumbent].name;
-        let place = decided.eligible.iter().position(|a| names.get(usize::from(*a)) == Some(name));
-        let probability = place.and_then(|i| decided.probabilities.get(i)).copied();
+            && decided.reason.as_deref() != Some(Reason::Pinned.as_str());
+        let Some(spec) = model.production().map(Enrolled::shared_spec).filter(|_| drawn) else {
+            return;
+        };
         // Where the incumbent could not be drawn there is nothing to compare with.
-        let Some(probability) = probability.filter(|p| *p > 0.0) else { return };
-        let scores = snapshot.scores(&context, &[incumbent as u16]);
+        let Some(beside) = model.beside(decided, taken) else { return };
         for keep in spec.floors() {
             let metric = &spec.metrics()[keep.metric].name;
             let Some((_, value)) = values.iter().find(|(n, _)| n == metric) else { continue };
             let Some(kept) = model.floors.get_mut(metric) else { continue };
-            let expected = scores.predicted[keep.metric][0];
-            let evidence =
-                Evidence { value: *value, expected, incumbent: taken == name, probability };
-            kept.floor.take(rules(&keep), &evidence, now_ms);
+            kept.floor.take(rules(&keep), &beside.evidence(keep.metric, *value), now_ms);
         }
     }
 }

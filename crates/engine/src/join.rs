@@ -259,6 +259,7 @@ impl Engine {
                 let tally = model.tally_of(&action);
                 tally.decisions += 1;
                 tally.not_by_policy += u64::from(decided.reason.is_some());
+                model.book(decided, &action);
             }
             model.learners_mut().for_each(|e| e.decided(decided.at_ms));
             // Forgetting and ε count decisions: the next ones must see how many there were.
@@ -425,6 +426,7 @@ impl Engine {
         if news.is_empty() {
             return Ok(());
         }
+        model.book_values(decided, &action, &news);
         if state == Some(0) && model.supply.arrived() {
             // Log time stands still where nothing is due.
             let held = model.supply.back(now_ms.max(at_ms));

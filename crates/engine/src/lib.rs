@@ -3,6 +3,7 @@
 //! It holds the only mutable state, reads no clock and does no I/O: what it needs of older records it asks of
 //! [`History`]. The same events give the same state, bit for bit.
 
+mod books;
 mod enrolled;
 mod floors;
 mod join;
@@ -20,13 +21,14 @@ use pawl_model::Snapshot;
 
 pub use pawl_domain::Event;
 
+pub use books::{Books, Entry, Page};
 pub use enrolled::{Enrolled, Status};
 pub use join::request_key;
 pub use state::{ActionTally, Kept, Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
-pub const FOLD_VERSION: u32 = 3;
+pub const FOLD_VERSION: u32 = 4;
 
 /// Alerts of a model that are remembered after they were told.
 const ALERTS_KEPT: usize = 32;

@@ -13,7 +13,7 @@ use pawl_model::counts::Count;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{FOLD_VERSION, enrolled::Enrolled, join::Join, supply::Supply};
+use crate::{FOLD_VERSION, books::Books, enrolled::Enrolled, join::Join, supply::Supply};
 
 /// The whole state of the fold at one position.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct Model {
     pub by_action: BTreeMap<ActionName, ActionTally>,
     /// The last things that happened, the oldest first.
     pub alerts: VecDeque<Alert>,
+    /// What was served and what came of it, over time.
+    pub books: Books,
 }
 
 /// What is known of a floor.
@@ -215,6 +217,7 @@ impl State {
             floors: BTreeMap::new(),
             by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
+            books: Books::default(),
         });
         // An order about an action that is gone cannot be taken back by anybody.
         let gone = |name: &ActionName| spec.action(name.as_str()).is_none();

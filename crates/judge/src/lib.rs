@@ -1,5 +1,12 @@
-//! From evidence to verdicts, with error rates that hold at any time. Nothing here learns.
+//! From evidence to verdicts: a floor whose error rate holds at any time, a comparison with the incumbent, the value of a
+//! policy that never ran. Nothing here learns.
 
+mod compare;
 mod floor;
+mod joint;
+mod off_policy;
 
+pub use compare::Compared;
 pub use floor::{Evidence, Floor, REACH, Rules, shows_below};
+pub use joint::Estimate;
+pub use off_policy::{Logged, OffPolicy};

@@ -9,7 +9,7 @@ use pawl_domain::{
     ActionName, LearnerId,
     spec::{CheckedSpec, Descent, Gradient, HalfLife, Metric, Policy},
 };
-use pawl_model::{Encoded, Snapshot, Views, counts::Count};
+use pawl_model::{Encoded, Snapshot, Views, context::Context, counts::Count};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +120,23 @@ impl Learner {
         if at_ms > self.time_ms {
             self.time_ms = at_ms;
         }
+    }
+
+    /// The mean of each metric that its present state expects of an action, `[metrics]`.
+    #[must_use]
+    pub fn expected(
+        &self,
+        spec: &CheckedSpec,
+        views: &Views,
+        context: &Context<'_>,
+        action: u16,
+    ) -> Vec<f64> {
+        let of = |((m, metric), state): ((usize, &Metric), &MetricState)| {
+            let layout = views.layout(m);
+            let x = Encoded::new(spec, layout, context, action);
+            state.expected(spec, metric, layout, action, &x)
+        };
+        spec.metrics().iter().enumerate().zip(&self.metrics).map(of).collect()
     }
 
     /// Examples that were refused because their update was not finite.

@@ -7,6 +7,7 @@ use pawl_model::{
     layout::Layout,
     snapshot::{Estimates, MetricView, joint},
 };
+use pawl_stats::logistic::sigmoid;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -250,18 +251,52 @@ impl MetricState {
             }
             Models::Joint(model) => Estimates::Joint(model.posterior.clone()),
         };
-        let actions = spec.actions().iter();
-        let prior = match &metric.prior {
-            Some(Prior::Number(value)) => actions.map(|_| *value).collect(),
+        let actions = 0..spec.actions().len();
+        let prior = actions.map(|a| self.prior(spec, metric, a)).collect();
+        MetricView { prior, seen, estimates }
+    }
+
+    /// The prior mean of an action.
+    fn prior(&self, spec: &CheckedSpec, metric: &Metric, action: usize) -> f64 {
+        match &metric.prior {
+            Some(Prior::Number(value)) => *value,
             Some(Prior::PerAction(means)) => {
-                actions.map(|a| means.get(&a.name).copied().unwrap_or_default()).collect()
+                means.get(&spec.actions()[action].name).copied().unwrap_or_default()
             }
-            None => {
-                let value = self.default_prior(spec.policy(), metric);
-                actions.map(|_| value).collect()
+            None => self.default_prior(spec.policy(), metric),
+        }
+    }
+
+    /// The mean that it expects of an action, within the metric's bounds or, without any, what was seen.
+    pub(crate) fn expected(
+        &self,
+        spec: &CheckedSpec,
+        metric: &Metric,
+        layout: &Layout,
+        action: u16,
+        x: &Encoded,
+    ) -> f64 {
+        let policy = spec.policy();
+        let a = usize::from(action);
+        let prior = || self.prior(spec, metric, a);
+        let mean = match &self.models {
+            Models::Counts(counts) => counts[a].mean(prior(), policy.prior_weight),
+            Models::PerAction(models) => models[a].posterior.mean(x, prior()),
+            Models::Joint(model) => {
+                let phi = joint(policy.parameters, layout.slots, x, action);
+                model.posterior.mean(&phi, prior())
+            }
+            Models::Online(models) => {
+                let mut scores = Vec::new();
+                models[a].scores(&x.diagonal, &mut scores);
+                let score = scores.first().copied().unwrap_or_default();
+                if self.logistic { sigmoid(score) } else { score }
             }
         };
-        MetricView { prior, seen, estimates }
+        match metric.bounds.or(self.seen) {
+            Some([low, high]) => mean.clamp(low, high),
+            None => mean,
+        }
     }
 
     /// Linear models: the running mean over all actions, which starts at the favourable bound with the weight of

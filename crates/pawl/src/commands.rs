@@ -10,6 +10,7 @@ pub mod learner;
 pub mod lever;
 pub mod log;
 pub mod model;
+pub mod report;
 pub mod serve;
 pub mod simulate;
 pub mod spec;

@@ -71,6 +71,8 @@ enum Command {
     Ramp(commands::lever::Ramp),
     /// Show how a policy stands: its actions, levers, feedback, alerts
     Status(commands::status::Status),
+    /// Tell what a policy spent, saved and kept
+    Report(commands::report::Report),
     /// Learners on a server
     #[command(subcommand)]
     Learner(commands::learner::Learner),
@@ -109,6 +111,7 @@ fn main() -> std::process::ExitCode {
         Command::Backup(command) => command.run(&server),
         Command::Restore(command) => command.run(&server),
         Command::Simulate(command) => command.run(server.json),
+        Command::Report(command) => command.run(&server),
         Command::Learner(command) => command.run(&server),
         Command::Apply(command) => command.run(&server),
         Command::Action(command) => command.run(&server),

@@ -18,7 +18,7 @@ use crate::{
     auth::Caller,
     backup, decide, decisions, elsewhere,
     error::{ApiError, ApiResult, Code},
-    explain, feedback, health, learner, levers, models, openapi, predict, versions,
+    explain, feedback, health, learner, levers, models, openapi, predict, report, versions,
 };
 
 /// How long a client may take to send a request.
@@ -346,6 +346,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/feedback", any(method_not_allowed))
         .route("/v1/models/{model}/decide/batch", post(decide::batch))
         .route("/v1/models/{model}/learner", post(learner::change))
+        .route("/v1/models/{model}/report", get(report::report))
         .route("/v1/models/{model}/levers", post(levers::pull))
         .route("/v1/models/{model}/predict", post(predict::predict))
         .route("/v1/models/{model}/examples", post(predict::examples))

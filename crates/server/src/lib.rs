@@ -20,6 +20,7 @@ mod metrics;
 mod models;
 pub mod openapi;
 mod predict;
+mod report;
 mod requests;
 mod versions;
 

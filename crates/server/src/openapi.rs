@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 
 use crate::{
     backup, decide, decisions, elsewhere, explain, feedback, health, learner, levers, models,
-    predict, versions,
+    predict, report, versions,
 };
 
 #[derive(OpenApi)]
@@ -29,6 +29,7 @@ use crate::{
         models::create,
         learner::change,
         levers::pull,
+        report::report,
         models::list,
         models::show,
         versions::list,

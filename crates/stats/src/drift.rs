@@ -1,7 +1,7 @@
 //! Change detectors on a stream of numbers: each update costs O(1) or O(log n) and allocates nothing.
 //!
-//! Each `update` takes one value and tells whether a change shows in it; the detector then starts over (ADWIN
-//! only forgets what came before the change). Values must be finite.
+//! Each `update` takes one value and tells whether a change shows in it; the detector then starts over. Values must be
+//! finite.
 
 mod adwin;
 mod cusum;

@@ -289,6 +289,28 @@ impl Registry {
         row.as_ref().map(change_row).transpose()
     }
 
+    /// The latest `limit` changes of a model and of its versions since a time, the latest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn changes_of(
+        &self,
+        model: &ModelName,
+        from_ms: u64,
+        limit: u32,
+    ) -> Result<Vec<ChangeRow>, RegistryError> {
+        let rows = sqlx::query(
+            "SELECT * FROM changes WHERE (subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@') \
+             AND at_ms >= ?2 ORDER BY seq DESC LIMIT ?3",
+        )
+        .bind(model.as_str())
+        .bind(from_ms.cast_signed())
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(change_row).collect()
+    }
+
     /// The audit trail after `seq`, at most `limit` rows.
     ///
     /// # Errors

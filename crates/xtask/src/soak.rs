@@ -22,6 +22,12 @@ pub enum Soak {
         #[arg(long, default_value_t = 1000)]
         worlds: u32,
     },
+    /// What reports say of months whose truth is known: 95 % intervals hold it in as many
+    Report {
+        /// How many months
+        #[arg(long, default_value_t = 200)]
+        months: u32,
+    },
     /// Millions of decisions with feedback up to an hour late: memory must stay flat, and a kill must not hurt
     Memory(memory::Options),
     /// The workload of `memory`, in a process of its own
@@ -43,23 +49,16 @@ impl Soak {
                 let test = ["test", "-p", "pawl", "--test", "it", "kill::", "--", "--nocapture"];
                 crate::cargo(&test, &[("PAWL_KILLS", &count)])
             }
-            Self::Floor { worlds } => {
-                let worlds = worlds.to_string();
-                let test = [
-                    "test",
-                    "--release",
-                    "-p",
-                    "pawl-sim",
-                    "--test",
-                    "it",
-                    "floor::",
-                    "--",
-                    "--nocapture",
-                ];
-                crate::cargo(&test, &[("PAWL_WORLDS", &worlds)])
-            }
+            Self::Floor { worlds } => simulated("floor::", ("PAWL_WORLDS", *worlds)),
+            Self::Report { months } => simulated("month::", ("PAWL_MONTHS", *months)),
             Self::Memory(options) => memory::run(options),
             Self::Workload { data, decisions } => memory::workload(data, *decisions),
         }
     }
+}
+
+/// Runs a test of simulated worlds, so many of them.
+fn simulated(test: &str, (variable, count): (&str, u32)) -> Result<()> {
+    let run = ["test", "--release", "-p", "pawl-sim", "--test", "it", test, "--", "--nocapture"];
+    crate::cargo(&run, &[(variable, &count.to_string())])
 }

@@ -11,4 +11,5 @@ mod kill;
 mod learning;
 mod levers;
 mod process;
+mod report;
 mod simulate;

@@ -1,25 +1,9 @@
 //! The floor where the truth is known: worlds that are linear and not, in which the incumbent is best, nobody is, or a cheap
 //! action is as good. The true sum of what the policy kept is compared with the floor after every decision.
 
-use std::sync::Arc;
-
-use pawl_domain::{
-    DecisionId, Event, ModelSpec, Position,
-    event::{Caller, Change, Feedback, Target},
-    spec::CheckedSpec,
-};
-use pawl_driver::Fold;
-use pawl_engine::Engine;
-use pawl_model::{
-    Request,
-    context::Context,
-    snapshot::{Made, Workspace},
-};
 use pawl_stats::rng::{mix, uniform};
-use pawl_store::{
-    Log, MemoryDisk,
-    log::{Batch, Config},
-};
+
+use crate::driven::Driven;
 
 const ROUNDS: u64 = 3000;
 const FEATURES: usize = 4;
@@ -63,19 +47,18 @@ impl World {
         }
     }
 
-    fn spec(&self) -> CheckedSpec {
+    fn spec(&self) -> String {
         let actions: Vec<String> = (0..self.actions).map(|a| format!("\"a{a}\"")).collect();
         let features: String =
             (0..FEATURES).map(|j| format!("x{j} = {{ type = \"number\" }}\n")).collect();
-        let text = format!(
+        format!(
             "schema = 1\nname = \"world\"\nkind = \"policy\"\nactions = [{}]\n[features]\n{features}\
              [metrics]\nquality = {{ bounds = [0, 1] }}\ncost = {{ goal = \"min\", explore = false, features = [] }}\n\
              [objective]\nincumbent = \"a0\"\nminimize = \"cost\"\nkeep = {{ quality = {} }}\n\
              [learner]\nalgorithm = \"linear_thompson\"\nalpha = 0.25\nlambda = 3.0\n",
             actions.join(", "),
             self.keep
-        );
-        ModelSpec::from_toml(&text).unwrap().check().unwrap()
+        )
     }
 
     fn x(&self, t: u64) -> [f64; FEATURES] {
@@ -98,54 +81,25 @@ impl World {
     }
 
     fn run(&self) -> Outcome {
-        let spec = self.spec();
-        let disk = Arc::new(MemoryDisk::default());
-        let config = Config { segment_bytes: 4 << 20, read_only: false };
-        let log = Arc::new(Log::open(disk, config, 0, false).unwrap().0);
-        log.append_event(&Event::Changed(Change::first(&spec, 1))).unwrap();
-        let mut fold = Fold::new(log.clone(), Engine::new());
+        let mut driven = Driven::new(&self.spec());
         let (mut d, mut least, mut cost) = (0.0, 0.0_f64, 0.0);
-        let mut work = Workspace::default();
         for t in 0..ROUNDS {
-            fold.catch_up().unwrap();
-            let snapshot = fold.engine_mut().snapshot(spec.name()).unwrap();
             let x = self.x(t);
-            let text = format!(
+            let context = format!(
                 "{{\"x0\":{:?},\"x1\":{:?},\"x2\":{:?},\"x3\":{:?}}}",
                 x[0], x[1], x[2], x[3]
             );
-            let context = Context::read(&spec, &text).unwrap();
-            let nonce = mix(mix(self.seed) + t);
-            let request = Request { context: &context, actions: None, seed: nonce };
-            let choice = snapshot.decide(&request, &mut work).unwrap();
-            let served = choice.eligible.iter().zip(&choice.probabilities);
-            d += served.map(|(a, p)| p * self.mean(usize::from(*a), &x, t)).sum::<f64>();
+            let answer = driven.decide(&context, self.seed, t);
+            let served = answer.probabilities.iter().enumerate();
+            d += served.map(|(a, p)| p * self.mean(a, &x, t)).sum::<f64>();
             d -= self.keep * self.mean(0, &x, t);
             least = least.min(d);
-            let action = usize::from(choice.eligible[choice.chosen]);
+            let action = answer.action;
             cost += self.cost(action);
-            let made = Made { epoch: log.epoch(), nonce, at_ms: t, caller: Caller::default() };
-            let mut batch = Batch::default();
-            batch.push(&Event::Decided(snapshot.record(&context, choice, made)));
-            let offset = log.append(&mut batch).unwrap().first;
             let good = uniform(self.seed, 1 << 40 | t) < self.mean(action, &x, t);
-            let mut metrics = vec![("cost".to_owned(), self.cost(action))];
-            if uniform(self.seed, 1 << 41 | t) < self.observed {
-                metrics.push(("quality".to_owned(), f64::from(u8::from(good))));
-            }
-            let position = Position { partition: 0, offset };
-            let id = DecisionId { epoch: log.epoch(), position, nonce };
-            log.append_event(&Event::Feedback(Feedback {
-                target: Target::Decision(id),
-                received_ms: t,
-                at_ms: None,
-                metrics,
-                action_taken: None,
-                not_used: false,
-                principal: None,
-                metadata: None,
-            }))
-            .unwrap();
+            let values = [("cost", self.cost(action)), ("quality", f64::from(u8::from(good)))];
+            let seen = uniform(self.seed, 1 << 41 | t) < self.observed;
+            driven.feedback(answer.id, if seen { &values } else { &values[..1] }, t);
         }
         Outcome { least, saving: 1.0 - cost / ROUNDS as f64 }
     }

@@ -4,7 +4,9 @@
 
 mod crash;
 mod disk;
+mod driven;
 mod floor;
 mod golden;
+mod month;
 mod panic;
 mod rewind;

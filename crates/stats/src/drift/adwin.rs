@@ -1,7 +1,9 @@
 //! ADWIN: a window that is as long as the mean in it has not changed.
 //!
 //! Source: Bifet & Gavaldà, "Learning from time-changing data with adaptive windowing" (SDM 2007), the version
-//! ADWIN2 with an exponential histogram, and the variance-based bound of section 4.1 (equation 3.1).
+//! ADWIN2 with an exponential histogram, and the variance-based bound of section 4.1 (equation 3.1). The paper goes on with
+//! what is left of the window after a cut, which cuts again and again while a change goes on; here, as for the other
+//! detectors, a new window begins, so that one change is told once.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +61,8 @@ pub struct Adwin {
     every: u32,
     since: u32,
     n: u64,
+    /// The last value cut the window: the next one begins anew.
+    cut: bool,
     whole: Bucket,
     /// Row `i` holds runs of 2ⁱ values.
     rows: Vec<Row>,
@@ -72,7 +76,7 @@ impl Adwin {
         // Room for 2⁶⁴ values: an update never allocates.
         let mut rows = Vec::with_capacity(64);
         rows.push(Row::default());
-        Self { delta, every, since: 0, n: 0, whole: Bucket::default(), rows }
+        Self { delta, every, since: 0, n: 0, cut: false, whole: Bucket::default(), rows }
     }
 
     /// Values in the window.
@@ -87,8 +91,12 @@ impl Adwin {
         if self.n == 0 { 0.0 } else { self.whole.sum / self.n as f64 }
     }
 
-    /// Takes one value. True if the window was cut: the mean before some point in it differs from the mean after.
+    /// Takes one value. True if the window was cut: the mean before some point in it differs from the mean after. Until
+    /// the next value the window is what came after that point.
     pub fn update(&mut self, x: f64) -> bool {
+        if self.cut {
+            self.begin();
+        }
         let one = Bucket { sum: x, squares: 0.0 };
         self.whole = if self.n == 0 { one } else { self.whole.merge(self.n as f64, one, 1.0) };
         self.n += 1;
@@ -99,15 +107,21 @@ impl Adwin {
             return false;
         }
         self.since = 0;
-        let mut cut = false;
         while let Some(old) = self.find_cut() {
-            cut = true;
+            self.cut = true;
             let keep = self.n - old;
             while self.n > keep {
                 self.drop_oldest();
             }
         }
-        cut
+        self.cut
+    }
+
+    /// An empty window, in the same memory.
+    fn begin(&mut self) {
+        (self.since, self.n, self.cut, self.whole) = (0, 0, false, Bucket::default());
+        self.rows.clear();
+        self.rows.push(Row::default());
     }
 
     fn compress(&mut self) {

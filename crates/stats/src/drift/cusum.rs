@@ -14,9 +14,8 @@ pub struct Cusum {
     h: f64,
     warm_up: u64,
     moments: Moments,
-    /// Mean and deviation in control, once known.
+    /// Mean and deviation in control, where given.
     target: Option<(f64, f64)>,
-    given: bool,
     up: f64,
     down: f64,
 }
@@ -28,25 +27,30 @@ impl Cusum {
     pub fn around(mean: f64, deviation: f64, k: f64, h: f64) -> Self {
         let moments = Moments::default();
         let target = Some((mean, deviation));
-        Self { k, h, warm_up: 0, moments, target, given: true, up: 0.0, down: 0.0 }
+        Self { k, h, warm_up: 0, moments, target, up: 0.0, down: 0.0 }
     }
 
-    /// A detector that takes mean and deviation from the first `warm_up` values after each alarm. A mean that is off
-    /// by ε shortens the run length as a shift of ε does: take some hundreds.
+    /// A detector that standardises each value by the mean and deviation of those before it since the last alarm, and
+    /// looks after the first `warm_up` of them (the self-starting CUSUM: Hawkins 1987, "Self-starting cumulative sum charts
+    /// for location and scale"). A mean that is off by ε shortens the run length as a shift of ε does: take some hundreds.
     #[must_use]
     pub fn learning(warm_up: u64, k: f64, h: f64) -> Self {
         let moments = Moments::default();
-        Self { k, h, warm_up, moments, target: None, given: false, up: 0.0, down: 0.0 }
+        Self { k, h, warm_up, moments, target: None, up: 0.0, down: 0.0 }
     }
 
     /// Takes one value. True if the mean has risen or fallen.
     pub fn update(&mut self, x: f64) -> bool {
-        let Some((mean, deviation)) = self.target else {
-            self.moments.add(x);
-            if self.moments.n() >= self.warm_up && self.moments.deviation() > 0.0 {
-                self.target = Some((self.moments.mean(), self.moments.deviation()));
+        let (mean, deviation) = match self.target {
+            Some(target) => target,
+            None => {
+                let before = self.moments;
+                self.moments.add(x);
+                if before.n() < self.warm_up || before.deviation() <= 0.0 {
+                    return false;
+                }
+                (before.mean(), before.deviation())
             }
-            return false;
         };
         let z = (x - mean) / deviation;
         self.up = (self.up + z - self.k).max(0.0);
@@ -55,9 +59,6 @@ impl Cusum {
         if alarm {
             (self.up, self.down) = (0.0, 0.0);
             self.moments = Moments::default();
-            if !self.given {
-                self.target = None;
-            }
         }
         alarm
     }

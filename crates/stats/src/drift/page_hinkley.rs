@@ -51,9 +51,9 @@ impl PageHinkley {
 }
 
 impl Default for PageHinkley {
-    /// δ = 0.1 and λ = 50 standard deviations.
+    /// δ = 0.1 and λ = 60 standard deviations.
     fn default() -> Self {
-        Self::new(0.1, 50.0)
+        Self::new(0.1, 60.0)
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
                     let mean = if k < 1000 { 5.0 } else { 5.0 + shift };
                     detector.update(unit * (mean + stream.normal()))
                 });
-                // A sum of 50 at about 1.9 a value, less while the running mean follows.
+                // A sum of 60 at about 1.9 a value, less while the running mean follows.
                 assert!(alarm.is_some_and(|a| (1020..1060).contains(&a)), "{alarm:?}");
             }
         }

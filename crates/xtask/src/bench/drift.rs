@@ -93,7 +93,7 @@ const DETECTORS: [(&str, Make, &str); 5] = [
     ("ADWIN .002", detector!(Adwin::new(0.002, 32)), "ADWIN .002"),
     ("ADWIN .05", detector!(Adwin::new(0.05, 32)), "ADWIN .05"),
     ("Page-Hinkley", detector!(PageHinkley::default()), "Page-Hinkley"),
-    ("CUSUM", detector!(Cusum::learning(500, 0.125, threshold_for(0.125, 1e6))), "Page-Hinkley"),
+    ("CUSUM", detector!(Cusum::learning(500, 0.1, threshold_for(0.1, 1e7))), "Page-Hinkley"),
     ("HDDM-W", detector!(HddmW::default()), "HDDM-W"),
 ];
 
