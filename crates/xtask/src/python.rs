@@ -10,6 +10,11 @@ use crate::root;
 pub fn python(name: &str, packages: &[&str]) -> Result<PathBuf> {
     let venv = root().join("target").join(name);
     let python = venv.join("bin/python");
+    let stamp = venv.join("packages.txt");
+    let wanted = packages.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
     if !python.exists() {
         let made = Command::new("python3").args(["-m", "venv"]).arg(&venv).status();
         if !made.context("python3 cannot be run")?.success() {
@@ -21,5 +26,6 @@ pub fn python(name: &str, packages: &[&str]) -> Result<PathBuf> {
     if !installed.success() {
         bail!("pip could not install {packages:?}");
     }
+    std::fs::write(stamp, wanted)?;
     Ok(python)
 }

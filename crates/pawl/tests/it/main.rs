@@ -6,6 +6,7 @@ mod api;
 mod backup;
 mod bounds;
 mod cli;
+mod gateway;
 mod keys;
 mod kill;
 mod learning;
