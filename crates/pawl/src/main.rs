@@ -54,8 +54,12 @@ enum Command {
     Backup(commands::backup::Backup),
     /// Make a data directory of a backup
     Restore(commands::backup::Restore),
-    /// Run a policy over a table of what every action would have given
+    /// Write a spec from the columns of one's own data
+    Init(commands::init::Init),
+    /// Run a policy over a table of what every action would have given, or judge it by a log
     Simulate(commands::simulate::Simulate),
+    /// Teach a model what another system decided
+    Import(commands::import::Import),
     /// Bring a server to what spec files say: new models, new versions, or no change
     Apply(commands::apply::Apply),
     /// Actions of a policy on a server
@@ -110,6 +114,8 @@ fn main() -> std::process::ExitCode {
         }),
         Command::Backup(command) => command.run(&server),
         Command::Restore(command) => command.run(&server),
+        Command::Init(command) => command.run(),
+        Command::Import(command) => command.run(&server),
         Command::Simulate(command) => command.run(server.json),
         Command::Report(command) => command.run(&server),
         Command::Learner(command) => command.run(&server),

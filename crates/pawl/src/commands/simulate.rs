@@ -1,5 +1,6 @@
-//! `pawl simulate`: what a policy would have done on a table of what every action would have given.
+//! `pawl simulate`: what a policy would have done on a table of what every action would have given, or on a log.
 
+mod off_policy;
 mod report;
 mod run;
 mod table;
@@ -13,20 +14,25 @@ use std::{
     },
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use pawl_domain::{CheckedSpec, spec::Goal};
 
 use self::{report::Setting, run::Pass, table::Table};
-use super::read_spec;
+use super::{
+    history::{ACTION, History},
+    read_spec,
+    rows::Rows,
+};
 
 /// Options of `pawl simulate`.
 #[derive(Args, Debug)]
 pub struct Simulate {
     /// The model's spec, TOML
     spec: PathBuf,
-    /// The table: a row a request, columns METRIC__ACTION (.csv or .jsonl, with .gz or not)
+    /// A table with columns METRIC__ACTION, or a log with `action`, `probability` where known, and the metrics; a row a
+    /// request (.csv or .jsonl, with .gz or not)
     #[arg(long)]
     data: PathBuf,
     /// Number of passes: seed 0 is stream order, seed s a permutation
@@ -41,13 +47,32 @@ pub struct Simulate {
     /// Instead of the spec's weights: keep this part of the incumbent's quality at any time, and minimise cost
     #[arg(long)]
     keep: Option<f64>,
+    /// Of a log: write so many of its rows, drawn from every kind of request, to run them through the other actions
+    #[arg(long, requires = "out")]
+    sample: Option<usize>,
+    /// Where the sample goes, JSON lines
+    #[arg(long, requires = "sample")]
+    out: Option<PathBuf>,
 }
 
 impl Simulate {
     /// Runs the command.
     pub fn run(&self, json: bool) -> Result<()> {
         let spec = self.with_floor(read_spec(&self.spec)?)?;
-        let table = Table::read(&spec, &self.data)?;
+        let name = self.data.display();
+        let mut rows = Rows::open(&self.data)?;
+        let Some(first) = rows.next() else { bail!("`{name}` has no rows") };
+        let first = first.with_context(|| format!("in `{name}`, in row 1"))?;
+        if first.has(ACTION) && !Table::is_row(&spec, &first) {
+            let history = History::read(&spec, first, rows);
+            return self.judge_log(&spec, &history.with_context(|| format!("in `{name}`"))?, json);
+        }
+        let table = Table::read(&spec, first, rows).with_context(|| format!("in `{name}`"))?;
+        if self.sample.is_some() {
+            bail!(
+                "`--sample` draws from a log; `{name}` is a table of what every action would have given already"
+            );
+        }
         let specs = self.settings(&spec)?;
         let passes = self.passes(&specs, &table)?;
         let settings: Vec<Setting> = specs
@@ -60,6 +85,38 @@ impl Simulate {
             say!("{}", serde_json::to_string(&report.to_json(self.first_seed))?);
         } else {
             say!("{}", report.to_text().trim_end());
+        }
+        Ok(())
+    }
+
+    /// Says what a log says, or writes a sample of it.
+    fn judge_log(&self, spec: &CheckedSpec, history: &History, json: bool) -> Result<()> {
+        if self.seeds != 1 || self.first_seed != 0 {
+            bail!("a log is followed once, in its order: leave `--seeds` and `--first-seed` out");
+        }
+        if let Some((n, path)) = self.sample.zip(self.out.as_ref()) {
+            let sample = history.sample(spec, n);
+            let lines = sample
+                .iter()
+                .map(|f| serde_json::to_string(&f.0))
+                .collect::<Result<Vec<_>, _>>()?;
+            let shown = path.display();
+            std::fs::write(path, lines.join("\n") + "\n")
+                .with_context(|| format!("cannot write `{shown}`"))?;
+            say!("{} of {} requests written to {shown}", sample.len(), history.entries.len());
+            return Ok(());
+        }
+        if history.has_probabilities()? {
+            let values = off_policy::Values::of(&self.settings(spec)?, history)?;
+            let text = if json { values.to_json().to_string() } else { values.to_text() };
+            say!("{}", text.trim_end());
+            return Ok(());
+        }
+        let described = off_policy::describe(spec, history);
+        if json {
+            say!("{described}");
+        } else {
+            say!("{}", off_policy::described(&described));
         }
         Ok(())
     }

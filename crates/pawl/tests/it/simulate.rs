@@ -152,3 +152,108 @@ fn a_floor_is_kept_and_says_so() {
     // A quarter of the rows are cheaper and better elsewhere.
     assert!(value["saving"]["mean"].as_f64().unwrap() > 0.05, "{value}");
 }
+
+/// A log of the table above, by a policy that gives `good` with probability .8; quality known of half the rows.
+fn log(with_probability: bool) -> String {
+    use pawl_stats::rng::uniform;
+    let mut text = format!(
+        "x,action,quality,cost_usd{}\n",
+        if with_probability { ",probability" } else { "" }
+    );
+    for i in 0..4000_u64 {
+        let x = if i % 4 == 0 { "v" } else { "u" };
+        let good = uniform(5, i) < 0.8;
+        let (action, p) = if good { ("good", 0.8) } else { ("bad", 0.2) };
+        let quality = u8::from(good == (x == "u"));
+        let quality = if uniform(6, i) < 0.5 { quality.to_string() } else { String::new() };
+        let cost = if good { 0.2 } else { 0.1 };
+        text.push_str(&format!("{x},{action},{quality},{cost}"));
+        text.push_str(&if with_probability { format!(",{p}\n") } else { "\n".to_owned() });
+    }
+    text
+}
+
+#[test]
+fn a_log_with_probabilities_says_what_others_would_have_got() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("log.csv"), log(true)).unwrap();
+    let (ok, said) = simulate(dir.path(), "log.csv", &["--trade-off", "0,1"]);
+    assert!(ok, "{said}");
+    let value: Value = serde_json::from_str(&said).unwrap();
+    let holds = |policy: &str, metric: &str, estimator: &str, truth: f64| {
+        let interval = &value["policies"][policy][metric][estimator]["interval"];
+        let [low, high] = [0, 1].map(|i| interval[i].as_f64().unwrap());
+        assert!(
+            (low - 1e-9..=high + 1e-9).contains(&truth),
+            "{policy} {metric} {estimator}: {low} {truth} {high}"
+        );
+        high - low
+    };
+    for estimator in ["ips", "snips", "dr"] {
+        holds("always good", "quality", estimator, 0.75);
+        holds("always bad", "quality", estimator, 0.25);
+        holds("always good", "cost_usd", estimator, 0.2);
+    }
+    // The model comes to know both by x: the doubly robust interval is much the narrower.
+    assert!(
+        holds("always bad", "quality", "dr", 0.25)
+            < 0.5 * holds("always bad", "quality", "ips", 0.25)
+    );
+    let learned = value["policies"]["weight 0"]["quality"]["dr"]["value"].as_f64().unwrap();
+    assert!(learned > 0.95, "{learned}");
+    let effective = value["policies"]["always bad"]["cost_usd"]["effective"].as_f64().unwrap();
+    assert!((700.0..900.0).contains(&effective), "a fifth of 4000: {effective}");
+    assert_eq!(value["logged"]["cost_usd"]["n"], 4000);
+
+    let refused = |text: &str, arguments: &[&str], told: &str| {
+        std::fs::write(dir.path().join("bad.csv"), text).unwrap();
+        let (ok, said) = simulate(dir.path(), "bad.csv", arguments);
+        assert!(!ok && said.contains(told), "{told}: {said}");
+    };
+    refused(
+        &log(true).replacen(",0.8\n", ",\n", 1),
+        &[],
+        "`probability` is empty in 1 of 4000 rows",
+    );
+    refused(&log(true).replacen(",0.8\n", ",1.8\n", 1), &[], "above 0 and at most 1");
+    refused(
+        &log(true).replacen("good", "god", 1),
+        &[],
+        "`god`, which is none of the spec's: good, bad",
+    );
+    refused(&log(true), &["--seeds", "3"], "a log is followed once");
+}
+
+#[test]
+fn a_log_without_probabilities_says_what_it_holds_and_gives_a_sample() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("log.csv"), log(false)).unwrap();
+    let (ok, said) = simulate(dir.path(), "log.csv", &[]);
+    assert!(ok, "{said}");
+    let value: Value = serde_json::from_str(&said).unwrap();
+    assert!(value["policies"].is_null());
+    assert_eq!((&value["rows"], &value["segments"]["x"]["v"]["n"]), (&4000.into(), &1000.into()));
+    let spent = value["all"]["metrics"]["cost_usd"]["sum"].as_f64().unwrap();
+    let good = value["actions"]["good"]["n"].as_f64().unwrap();
+    assert!((spent - (0.2 * good + 0.1 * (4000.0 - good))).abs() < 1e-6);
+    let known = value["all"]["metrics"]["quality"]["n"].as_f64().unwrap() / 4000.0;
+    assert!((known - 0.5).abs() < 0.03, "{known}");
+
+    let (ok, said) = simulate(dir.path(), "log.csv", &["--sample", "50", "--out", "sample.jsonl"]);
+    assert!(ok, "{said}");
+    let sample = std::fs::read_to_string(dir.path().join("sample.jsonl")).unwrap();
+    let rows: Vec<Value> = sample.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |x: &str, action: &str| {
+        rows.iter().filter(|r| r["x"] == x && r["action"] == action).count()
+    };
+    // A quarter v, four fifths good: 30, 7.5, 10, 2.5 of 50.
+    assert_eq!(rows.len(), 50);
+    for (count, expected) in [
+        (of("u", "good"), 30.0),
+        (of("u", "bad"), 7.5),
+        (of("v", "good"), 10.0),
+        (of("v", "bad"), 2.5),
+    ] {
+        assert!((count as f64 - expected).abs() <= 1.5, "{count} {expected}");
+    }
+}

@@ -64,13 +64,19 @@ fn order(rows: usize, seed: u64) -> Vec<usize> {
     order
 }
 
-/// Runs `spec` over the rows of `table` in the order of `seed`. `progress` is told the rows done.
-pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64)) -> Result<Pass> {
+/// A log in memory whose only model is `spec`'s, and the fold over it.
+pub fn begin(spec: &CheckedSpec) -> Result<(Arc<Log>, Fold)> {
     let disk = Arc::new(MemoryDisk::default());
     let (log, _) = Log::open(disk, Config { segment_bytes: 4 << 20, read_only: false }, 0, false)?;
     let log = Arc::new(log);
     log.append_event(&Event::Changed(Change::first(spec, 1)))?;
-    let mut fold = Fold::new(log.clone(), Engine::new());
+    let fold = Fold::new(log.clone(), Engine::new());
+    Ok((log, fold))
+}
+
+/// Runs `spec` over the rows of `table` in the order of `seed`. `progress` is told the rows done.
+pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64)) -> Result<Pass> {
+    let (log, mut fold) = begin(spec)?;
     let order = order(table.rows.len(), seed);
     let metrics = spec.metrics();
     let mut pass = Pass {
