@@ -6,6 +6,7 @@ mod drift;
 mod freshness;
 mod learn;
 mod load;
+mod operate;
 mod routing;
 pub mod serve;
 pub mod server;
@@ -28,6 +29,8 @@ pub enum Bench {
     Drift(drift::Options),
     /// Online learning of whole files against Vowpal Wabbit, River and scikit-learn
     Learn(learn::Options),
+    /// Levers and backups while decisions go on
+    Operate(operate::Options),
     /// The bare server itself, on a port that the system picks
     #[command(hide = true)]
     Ceiling,
@@ -43,6 +46,7 @@ impl Bench {
             Self::Routing(options) => routing::run(options),
             Self::Drift(options) => drift::run(options),
             Self::Learn(options) => learn::run(options),
+            Self::Operate(options) => operate::run(options),
             Self::Ceiling => ceiling::run(),
         }
     }
