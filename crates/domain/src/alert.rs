@@ -75,6 +75,13 @@ pub enum Happening {
         /// Pieces of feedback that had waited, learned now.
         held: u64,
     },
+    /// A floor that was released for long is no longer certain: the incumbent decides.
+    FloorClosed {
+        /// The metric that is kept.
+        metric: String,
+        /// Values of it for which it was released.
+        released: u64,
+    },
 }
 
 impl Happening {
@@ -89,6 +96,7 @@ impl Happening {
             Self::FeedbackStopped { .. } => "feedback_stopped",
             Self::FeedbackBack { .. } => "feedback_back",
             Self::FeedbackGivenUp { .. } => "feedback_given_up",
+            Self::FloorClosed { .. } => "floor_closed",
         }
     }
 }
@@ -122,6 +130,10 @@ impl fmt::Display for Happening {
             Self::FeedbackGivenUp { held } => write!(
                 f,
                 "feedback has stayed away too long: deadlines count again, and {held} pieces that had waited are learned"
+            ),
+            Self::FloorClosed { metric, released } => write!(
+                f,
+                "the floor of `{metric}`, released for {released} values, is no longer certain: the incumbent decides"
             ),
         }
     }

@@ -1,7 +1,7 @@
 //! Floors: what observed values say of them, and what they say of the next decisions.
 
 use pawl_domain::{
-    ActionName,
+    ActionName, Happening,
     event::{Decided, Outcome},
     spec::{CheckedSpec, Keep},
 };
@@ -16,6 +16,9 @@ use crate::{
     enrolled::Enrolled,
     state::{Kept, Model},
 };
+
+/// A floor that closes after so many values says so.
+const RELEASED_LONG: u64 = 256;
 
 const fn rules(keep: &Keep) -> Rules {
     Rules { keep: keep.part, bounds: keep.bounds }
@@ -80,11 +83,18 @@ impl Engine {
         };
         // Where the incumbent could not be drawn there is nothing to compare with.
         let Some(beside) = model.beside(decided, taken) else { return };
+        let mut closed = Vec::new();
         for keep in spec.floors() {
             let metric = &spec.metrics()[keep.metric].name;
             let Some((_, value)) = values.iter().find(|(n, _)| n == metric) else { continue };
             let Some(kept) = model.floors.get_mut(metric) else { continue };
-            kept.floor.take(rules(&keep), &beside.evidence(keep.metric, *value), now_ms);
+            let evidence = beside.evidence(keep.metric, *value);
+            let ended = kept.floor.take(rules(&keep), &evidence, now_ms);
+            // On the edge it opens and closes often: that is its work, and no news.
+            if let Some(released) = ended.filter(|values| *values >= RELEASED_LONG) {
+                closed.push(Happening::FloorClosed { metric: metric.clone(), released });
+            }
         }
+        closed.into_iter().for_each(|what| self.alert(&decided.model, None, what));
     }
 }

@@ -47,6 +47,9 @@ pub struct Simulate {
     /// Instead of the spec's weights: keep this part of the incumbent's quality at any time, and minimise cost
     #[arg(long)]
     keep: Option<f64>,
+    /// Of a table: give feedback on metrics of goal `max` for this share of the requests only
+    #[arg(long, default_value_t = 1.0)]
+    observed: f64,
     /// Of a log: write so many of its rows, drawn from every kind of request, to run them through the other actions
     #[arg(long, requires = "out")]
     sample: Option<usize>,
@@ -58,6 +61,9 @@ pub struct Simulate {
 impl Simulate {
     /// Runs the command.
     pub fn run(&self, json: bool) -> Result<()> {
+        if !(self.observed > 0.0 && self.observed <= 1.0) {
+            bail!("`--observed` is {}: give a share above 0 and at most 1", self.observed);
+        }
         let spec = self.with_floor(read_spec(&self.spec)?)?;
         let name = self.data.display();
         let mut rows = Rows::open(&self.data)?;
@@ -91,8 +97,10 @@ impl Simulate {
 
     /// Says what a log says, or writes a sample of it.
     fn judge_log(&self, spec: &CheckedSpec, history: &History, json: bool) -> Result<()> {
-        if self.seeds != 1 || self.first_seed != 0 {
-            bail!("a log is followed once, in its order: leave `--seeds` and `--first-seed` out");
+        if self.seeds != 1 || self.first_seed != 0 || self.observed < 1.0 {
+            bail!(
+                "a log is followed once, in its order, as it is: leave `--seeds`, `--first-seed` and `--observed` out"
+            );
         }
         if let Some((n, path)) = self.sample.zip(self.out.as_ref()) {
             let sample = history.sample(spec, n);
@@ -184,7 +192,7 @@ impl Simulate {
                         let job = next.fetch_add(1, Ordering::Relaxed);
                         let Some((_, spec)) = specs.get(job / seeds) else { break };
                         let seed = self.first_seed + (job % seeds) as u64;
-                        let pass = run::run(spec, table, seed, &|n| bar.inc(n));
+                        let pass = run::run(spec, table, seed, self.observed, &|n| bar.inc(n));
                         results.lock().unwrap_or_else(PoisonError::into_inner)[job] = Some(pass);
                     }
                 });

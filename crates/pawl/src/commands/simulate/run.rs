@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, Position,
     event::{Caller, Change, Decided, Feedback, Target},
+    spec::Goal,
 };
 use pawl_driver::Fold;
 use pawl_engine::Engine;
@@ -14,7 +15,7 @@ use pawl_model::{
     context::Context,
     snapshot::{Made, Workspace},
 };
-use pawl_stats::rng::{Stream, mix};
+use pawl_stats::rng::{Stream, mix, uniform};
 use pawl_store::{
     Log, MemoryDisk,
     log::{Batch, Config},
@@ -74,8 +75,15 @@ pub fn begin(spec: &CheckedSpec) -> Result<(Arc<Log>, Fold)> {
     Ok((log, fold))
 }
 
-/// Runs `spec` over the rows of `table` in the order of `seed`. `progress` is told the rows done.
-pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64)) -> Result<Pass> {
+/// Runs `spec` over the rows of `table` in the order of `seed`. Of `observed` of them the metrics that are gains are given as
+/// feedback, the others always. `progress` is told the rows done.
+pub fn run(
+    spec: &CheckedSpec,
+    table: &Table,
+    seed: u64,
+    observed: f64,
+    progress: &dyn Fn(u64),
+) -> Result<Pass> {
     let (log, mut fold) = begin(spec)?;
     let order = order(table.rows.len(), seed);
     let metrics = spec.metrics();
@@ -108,12 +116,14 @@ pub fn run(spec: &CheckedSpec, table: &Table, seed: u64, progress: &dyn Fn(u64))
             let incumbents = table.value(row, keep.metric, incumbent);
             kept.add(values[keep.metric].1, incumbents, keep.part, high - low);
         }
+        let seen = uniform(seed ^ 0x0B5E, at_ms as u64) < observed;
+        let given = metrics.iter().zip(values).filter(|(m, _)| seen || m.goal == Goal::Min);
         let position = Position { partition: 0, offset: written.first };
         log.append_event(&Event::Feedback(Feedback {
             target: Target::Decision(DecisionId { epoch: log.epoch(), position, nonce }),
             received_ms: at_ms as u64,
             at_ms: None,
-            metrics: values,
+            metrics: given.map(|(_, value)| value).collect(),
             action_taken: None,
             not_used: false,
             principal: None,
