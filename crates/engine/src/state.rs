@@ -149,12 +149,20 @@ impl State {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
+    /// The version of the fold that made some [`State::to_bytes`].
+    ///
+    /// # Errors
+    /// If the bytes are not a state.
+    pub fn version_of(bytes: &[u8]) -> Result<u32, String> {
+        postcard::take_from_bytes(bytes).map(|(version, _)| version).map_err(|e| e.to_string())
+    }
+
     /// Reads [`State::to_bytes`].
     ///
     /// # Errors
     /// If the bytes are not a state of this version of the fold.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let (version, _) = postcard::take_from_bytes::<u32>(bytes).map_err(|e| e.to_string())?;
+        let version = Self::version_of(bytes)?;
         if version != FOLD_VERSION {
             return Err(format!("made by version {version} of the fold, this is {FOLD_VERSION}"));
         }

@@ -1,0 +1,71 @@
+//! A data directory that an older binary left behind, killed under way: it opens, what was learned is learned again from its
+//! log, and things go on as they stood.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::process::{Server, pawl};
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::write(target, fs::read(entry.path()).unwrap()).unwrap();
+        }
+    }
+}
+
+/// `tests/data/fold-3` was made by the binary whose fold was version 3: a policy with a floor (130 decisions, 90 of them with
+/// quality and cost), a classifier (200 examples), a ramp of a half, one action disabled. That binary said: 180 values
+/// learned, 90 values of the floor.
+#[test]
+fn data_of_the_fold_before_opens_and_folds_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    copy(&fixture.join("fold-3"), dir.path());
+    let server = Server::start(dir.path(), &[]);
+    let router = server.json("/v1/models/router");
+    assert_eq!(
+        (&router["feedback"]["decisions"], &router["feedback"]["learned"]),
+        (&json!(130), &json!(180))
+    );
+    assert_eq!(router["floors"]["quality"]["values"], 90);
+    assert_eq!(router["levers"]["ramp"], 0.5);
+    assert_eq!(router["levers"]["disabled"]["small"]["reason"], "old binary");
+    let churn = server.json("/v1/models/churn");
+    assert_eq!(churn["learners"][0]["examples"], 200);
+
+    let id = fs::read_to_string(fixture.join("fold-3.decision")).unwrap();
+    let shown = server.json(&format!("/v1/decisions/{}", id.trim()));
+    assert_eq!(shown["context"], json!({"task": "chat", "tokens": 50}));
+    // The books of what was served before are kept from the log, though that binary kept none.
+    let report = server.json("/v1/models/router/report?since=2026-01-01T00:00:00Z");
+    assert_eq!(
+        (&report["decisions"], &report["metrics"]["cost_usd"]["n"]),
+        (&json!(130), &json!(90.0))
+    );
+
+    let decided =
+        server.ok("/v1/models/router/decide", r#"{"context": {"task": "code", "tokens": 9}}"#);
+    assert_eq!(decided["action"], "big", "the other one is disabled");
+    let feedback =
+        json!({"decision_id": decided["decision_id"], "metrics": {"quality": 1, "cost_usd": 0.02}});
+    let needed = server.ok("/v1/feedback", &feedback.to_string())["position"].clone();
+    let predicted =
+        server.ok("/v1/models/churn/predict", r#"{"instances": [{"calls": 39}, {"calls": 1}]}"#);
+    let leaves = |i: usize| predicted["predictions"][i]["probabilities"]["leave"].as_f64().unwrap();
+    assert!(leaves(0) > leaves(1), "{predicted}");
+    assert_eq!(server.terminate(), Some(0));
+
+    let replay =
+        pawl().args(["log", "replay", "--json", "--data"]).arg(dir.path()).output().unwrap();
+    assert!(replay.status.success(), "{needed} {}", String::from_utf8_lossy(&replay.stderr));
+    let server = Server::start(dir.path(), &[]);
+    let learned: Value = server.json("/v1/models/router")["feedback"]["learned"].clone();
+    assert_eq!(learned, 182);
+}
