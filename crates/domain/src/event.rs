@@ -69,6 +69,11 @@ pub enum Event {
     },
     /// The fold raised an alert, and it was told.
     Alerted(Alert),
+    /// The contexts of the decisions at these offsets are taken out: nothing more is learned from them.
+    Erased {
+        /// Where they stand.
+        decisions: Vec<u64>,
+    },
 }
 
 impl Event {
@@ -179,6 +184,27 @@ impl Decided {
     #[must_use]
     pub const fn id(&self, position: Position) -> DecisionId {
         DecisionId { epoch: self.epoch, position, nonce: self.nonce }
+    }
+
+    /// Takes out what it says of a person: context, targeting key, session and metadata, an object or spaces of the same
+    /// length, so that the record keeps its own.
+    pub fn erase(&mut self) {
+        let blank = |text: &mut String| *text = " ".repeat(text.len());
+        let empty = |text: &mut String| {
+            if text.len() >= 2 {
+                *text = format!("{{}}{}", " ".repeat(text.len() - 2));
+            }
+        };
+        empty(&mut self.context);
+        self.caller.metadata.as_mut().map(empty);
+        self.caller.targeting_key.as_mut().map(blank);
+        self.caller.session_id.as_mut().map(blank);
+    }
+
+    /// Whether its context was taken out. One that never said anything has no room for the spaces.
+    #[must_use]
+    pub fn is_erased(&self) -> bool {
+        self.context.ends_with(' ')
     }
 
     /// The chosen action's index in the version's actions.

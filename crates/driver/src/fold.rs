@@ -180,7 +180,7 @@ impl Fold {
         let newest = newest(disk.as_ref(), u64::MAX)?.1;
         let (log, _) = Log::open(disk.clone(), config, newest, false)?;
         let log = Arc::new(log);
-        if log.first() == 0 && log.redacted_below() == 0 {
+        if is_whole(&log) {
             return Ok((Self::new(log, Engine::new()).with_disk(disk), 0));
         }
         for position in checkpoints::positions(disk.as_ref())? {
@@ -354,7 +354,7 @@ impl Fold {
                 return Ok(Self::new(log.clone(), Engine::from_state(state)).with_disk(disk));
             }
         }
-        if log.first() == 0 && log.redacted_below() == 0 {
+        if is_whole(log) {
             return Ok(Self::new(log.clone(), Engine::new()).with_disk(disk));
         }
         Err(LogError::Absent(position).into())
@@ -482,11 +482,16 @@ impl Unlogged {
     }
 }
 
+/// Whether the log holds everything that was ever written.
+fn is_whole(log: &Log) -> bool {
+    log.first() == 0 && log.redacted_below() == 0 && log.erased_below() == 0
+}
+
 /// Whether the log still holds everything that folding on from `state` asks for.
 fn foldable(log: &Log, state: &State) -> bool {
     let redacted = log.redacted_below();
     let closed = state.position >= redacted && state.needed_from() >= redacted;
-    state.trimmed >= log.first() && closed
+    state.trimmed >= log.first() && closed && state.position >= log.erased_below()
 }
 
 /// The engine at the newest valid checkpoint at or before `at_most`, and its position.

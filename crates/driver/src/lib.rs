@@ -12,7 +12,8 @@ mod syncer;
 
 pub use clock::{Clock, SlewedClock};
 pub use fold::{Fold, RecoverError, Recovered, Unlogged};
-pub use live::{Inspection, Known, Live, Settings, Stopped};
+
+pub use live::{Erased, Inspection, Known, Live, Settings, Stopped};
 pub use published::Published;
 pub use retention::Retention;
 pub use syncer::{SyncError, Syncer};

@@ -1,5 +1,6 @@
 //! A fold on a thread of its own: publishes, checkpoints, trims, answers what only it knows.
 
+mod erase;
 mod rewind;
 
 use std::{
@@ -16,6 +17,8 @@ use std::{
 use pawl_domain::{Alert, ModelName, Sha256};
 use pawl_engine::{Model, State};
 use pawl_store::{Disk, Log};
+
+pub use erase::Erased;
 
 use crate::{
     clock::Clock,
@@ -69,13 +72,15 @@ enum Command {
     Inspect(mpsc::Sender<Inspection>),
     Model(ModelName, mpsc::Sender<Option<Known>>),
     Checkpoint(mpsc::Sender<Result<u64, String>>),
+    /// A checkpoint at or after an offset, and none before it.
+    Base(u64, mpsc::Sender<Result<u64, String>>),
     Stop,
 }
 
 /// Handle of the running fold.
 #[derive(Debug)]
 pub struct Live {
-    log: Arc<Log>,
+    pub(crate) log: Arc<Log>,
     published: Published,
     position: Arc<AtomicU64>,
     asleep: Arc<AtomicBool>,
@@ -440,6 +445,9 @@ impl Worker {
                 let found = state.models.get(&model).cloned();
                 let known = found.map(|model| Known { model, position, rewinding });
                 let _unheard = reply.send(known);
+            }
+            Command::Base(from, reply) => {
+                let _unheard = reply.send(self.new_base(from));
             }
             Command::Checkpoint(reply) => {
                 if let Some(stopped) = self.stopped.get() {

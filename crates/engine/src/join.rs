@@ -292,6 +292,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Closes decisions whose contexts are taken out.
+    pub(crate) fn erased(
+        &mut self,
+        decisions: &[u64],
+        history: &mut dyn History,
+    ) -> Result<(), Halt> {
+        for offset in decisions.iter().filter(|o| **o >= self.state.trimmed) {
+            if let Some(recorded) = history.decision(*offset)? {
+                self.state.join.bits.set(recorded.at.ordinal, CLOSED);
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that a rewind leaves out feedback of a decision.
     pub(crate) fn excuse(
         &mut self,
@@ -388,7 +402,8 @@ impl Engine {
         };
         let state = bits.get(recorded.at.ordinal);
         let due_ms = model.supply.due_ms(decided.at_ms, model.deadline_ms());
-        if state.is_none_or(|b| b & CLOSED != 0) || at_ms > due_ms {
+        // What was taken out teaches nothing, also where a later fold meets it before it hears of that.
+        if state.is_none_or(|b| b & CLOSED != 0) || at_ms > due_ms || decided.is_erased() {
             model.tally.late += metrics.len() as u64;
             return Ok(());
         }
@@ -465,7 +480,7 @@ impl Engine {
     ) -> Result<(), Halt> {
         let known = held.offset >= self.state.trimmed;
         let recorded = if known { history.decision(held.offset)? } else { None };
-        match recorded {
+        match recorded.filter(|r| !r.decided.is_erased()) {
             Some(recorded) => {
                 let values: Vec<_> = held.values.iter().map(|(n, v)| (n.as_str(), *v)).collect();
                 self.judge_floors(&recorded.decided, &held.action, &values);

@@ -198,6 +198,7 @@ impl Engine {
             }
             Event::RewindAbandoned { asked } => self.state.rewinds.retain(|r| r != asked),
             Event::Alerted(alert) => self.state.alerts.retain(|a| a != alert),
+            Event::Erased { decisions } => self.erased(decisions, history)?,
             Event::Trimmed { before } => {
                 self.state.trimmed = (*before).max(self.state.trimmed);
                 self.state.rewound.retain(|(_, at)| at >= before);

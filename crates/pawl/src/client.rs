@@ -8,6 +8,9 @@ use reqwest::{
 };
 use serde_json::Value;
 
+/// The longest that an answer may take that takes long.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(3600);
+
 /// Where the server is and how to talk to it.
 #[derive(Args, Debug, Clone)]
 pub struct Server {
@@ -102,7 +105,13 @@ impl Server {
 
     /// `POST path` without a body, where the answer may take minutes.
     pub fn post_slow(&self, path: &str) -> Result<Value> {
-        self.send(self.request(Method::POST, path)?.timeout(std::time::Duration::from_secs(3600)))
+        self.send(self.request(Method::POST, path)?.timeout(SLOW))
+    }
+
+    /// `POST path` with a JSON body, where the answer may take minutes.
+    pub fn post_long(&self, path: &str, body: String) -> Result<Value> {
+        let request = self.request(Method::POST, path)?.timeout(SLOW);
+        self.send(request.header("content-type", "application/json").body(body))
     }
 
     /// `POST path` with an artifact.

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod backup;
 pub mod decision;
 pub mod demo;
+pub mod erase;
 mod history;
 pub mod import;
 pub mod init;

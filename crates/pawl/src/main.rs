@@ -73,6 +73,8 @@ enum Command {
     Explore(commands::lever::Explore),
     /// Give a policy a share of traffic; the rest is the incumbent's
     Ramp(commands::lever::Ramp),
+    /// Take what decisions say of a person out of the log, for good
+    Erase(commands::erase::Erase),
     /// Show how a policy stands: its actions, levers, feedback, alerts
     Status(commands::status::Status),
     /// Tell what a policy spent, saved and kept
@@ -125,6 +127,7 @@ fn main() -> std::process::ExitCode {
         Command::Unpin(command) => command.run(&server),
         Command::Explore(command) => command.run(&server),
         Command::Ramp(command) => command.run(&server),
+        Command::Erase(command) => command.run(&server),
         Command::Status(command) => command.run(&server),
         Command::Learn(command) => command.run(&server),
         Command::Spec(command) => command.run(server.json),

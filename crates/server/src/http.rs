@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use crate::{
     app::{App, StartError},
     auth::Caller,
-    backup, decide, decisions, elsewhere,
+    backup, decide, decisions, elsewhere, erase,
     error::{ApiError, ApiResult, Code},
     explain, feedback, health, learner, levers, models, openapi, predict, report, versions,
 };
@@ -355,6 +355,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/decisions/{id}/explain", get(explain::explain))
         .route("/v1/keys", get(models::keys).post(models::create_key))
         .route("/v1/keys/{name}", delete(models::revoke_key))
+        .route("/v1/erasures", post(erase::erase))
         .route("/v1/changes", get(models::changes))
         .route("/v1/backups", post(backup::describe))
         .route("/v1/backups/file", get(backup::file))

@@ -9,6 +9,7 @@ pub mod config;
 mod decide;
 mod decisions;
 mod elsewhere;
+mod erase;
 pub mod error;
 mod explain;
 mod feedback;

@@ -5,8 +5,8 @@ use hyper::header;
 use utoipa::OpenApi;
 
 use crate::{
-    backup, decide, decisions, elsewhere, explain, feedback, health, learner, levers, models,
-    predict, report, versions,
+    backup, decide, decisions, elsewhere, erase, explain, feedback, health, learner, levers,
+    models, predict, report, versions,
 };
 
 #[derive(OpenApi)]
@@ -46,6 +46,7 @@ use crate::{
         health::checkpoint,
         backup::describe,
         backup::file,
+        erase::erase,
         health::log
     )
 )]

@@ -28,10 +28,10 @@ pub use read::{Entry, Reader};
 
 /// Where the segments are.
 const DIR: &str = "log";
-/// Bytes of a segment file before its first frame: magic with version, base offset, CRC-32 of both, then 1 if its
-/// contexts were taken out.
+/// Bytes of a segment file before its first frame: magic with version, base offset, CRC-32 of both, then what was taken
+/// out of it.
 const SEGMENT_HEADER: u64 = 24;
-/// Where that 1 is.
+/// Where that is said: 1 if all contexts were taken out, 2 if some were.
 const REDACTED: usize = 20;
 const MAGIC: &[u8; 8] = b"PAWLLOG1";
 
@@ -83,6 +83,8 @@ struct Segment {
     file: Arc<dyn DiskFile>,
     /// Its contexts were taken out.
     redacted: bool,
+    /// Some of them were.
+    erased: bool,
 }
 
 struct Tail {
@@ -105,6 +107,8 @@ pub struct Log {
     /// The synced mark; none where nothing may be written.
     syncing: Mutex<Option<Arc<dyn DiskFile>>>,
     failed: AtomicBool,
+    /// Held while sealed segments are rewritten or removed.
+    rewriting: Mutex<()>,
     /// The last append was refused by the disk.
     refuses: AtomicBool,
 }
@@ -183,10 +187,7 @@ impl Log {
         }
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.offset - tail.segment.base >= self.config.segment_bytes {
-            let segment = create_segment(self.disk.as_ref(), tail.offset)?;
-            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            segments.push(segment.clone());
-            tail.segment = segment;
+            self.begin_segment(&mut tail)?;
         }
         let first = tail.offset;
         let ordinal = batch.seal(first, tail.ordinal, self.synced());
@@ -205,6 +206,26 @@ impl Log {
         tail.ordinal = ordinal;
         self.head.store(end, Ordering::Release);
         Ok(Written { first, end })
+    }
+
+    fn begin_segment(&self, tail: &mut Tail) -> Result<(), LogError> {
+        let segment = create_segment(self.disk.as_ref(), tail.offset)?;
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.push(segment.clone());
+        tail.segment = segment;
+        Ok(())
+    }
+
+    /// Seals the segment that is being written, so that it can be rewritten. Returns where the next one begins.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn seal(&self) -> Result<u64, LogError> {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.offset > tail.segment.base {
+            self.begin_segment(&mut tail)?;
+        }
+        Ok(tail.segment.base)
     }
 
     /// Appends one event.
@@ -252,6 +273,7 @@ impl Log {
     /// # Errors
     /// As the operating system says.
     pub fn trim(&self, before: u64) -> Result<u64, LogError> {
+        let _alone = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
         let gone: Vec<Segment> = {
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
             let keep = segments.partition_point(|s| s.base <= before).saturating_sub(1);
@@ -317,7 +339,7 @@ fn create_segment(disk: &dyn Disk, base: u64) -> io::Result<Segment> {
     file.write_at(&segment_header(base), 0)?;
     file.sync()?;
     disk.sync_dir(DIR)?;
-    Ok(Segment { base, file, redacted: false })
+    Ok(Segment { base, file, redacted: false, erased: false })
 }
 
 #[cfg(test)]

@@ -235,6 +235,27 @@ impl Registry {
         self.change_model(model, change.as_str(), after, kind, by).await
     }
 
+    /// Notes that the contexts of `decisions` decisions about a person were taken out. The person is told by the digest
+    /// of the targeting key only.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn note_erasure(
+        &self,
+        targeting_key: Sha256,
+        decisions: u64,
+        by: &By,
+    ) -> Result<(), RegistryError> {
+        let mut tx = self.begin().await?;
+        let subject = format!("sha256:{targeting_key}");
+        let after = Some(serde_json::json!({"decisions": decisions}).to_string());
+        let (action, before, kind) = ("erase", None, ChangeKind::Noted);
+        let row = NewChange { action, subject: &subject, before, after, kind };
+        append_change(&mut tx, row, by).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// The changes after `seq` of the present incarnation, at most `limit`, as the log takes them.
     ///
     /// # Errors

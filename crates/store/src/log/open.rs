@@ -214,6 +214,7 @@ impl Log {
             synced: AtomicU64::new(0),
             syncing: Mutex::new((!config.read_only).then_some(mark)),
             failed: AtomicBool::new(config.read_only),
+            rewriting: Mutex::default(),
             refuses: AtomicBool::new(false),
         };
         if let Some(Damage { from, to }) = recovery.accepted {
@@ -290,10 +291,10 @@ fn list_segments(disk: &dyn Disk, read_only: bool) -> io::Result<Vec<Segment>> {
         let file = disk.open(&format!("{DIR}/{name}"))?;
         let mut header = [0; SEGMENT_HEADER as usize];
         let n = file.read_at(&mut header, 0)?;
-        let redacted = header[REDACTED] == 1;
+        let (redacted, erased) = (header[REDACTED] == 1, header[REDACTED] == 2);
         header[REDACTED] = 0;
         if n == header.len() && header == segment_header(base) {
-            segments.push(Segment { base, file, redacted });
+            segments.push(Segment { base, file, redacted, erased });
         } else if segments.is_empty() || file.size()? > SEGMENT_HEADER {
             // A segment is used only once its header is synced: this is no torn creation.
             return Err(io::Error::other(format!(
