@@ -86,6 +86,7 @@ pub struct Live {
     asleep: Arc<AtomicBool>,
     stopped: Arc<std::sync::OnceLock<Stopped>>,
     checkpoint_error: Arc<Mutex<Option<String>>>,
+    checkpoint_written: Arc<Mutex<Instant>>,
     rewind_failed: Arc<Mutex<Option<String>>>,
     commands: mpsc::Sender<Command>,
     thread: Option<thread::JoinHandle<()>>,
@@ -101,6 +102,8 @@ struct Worker {
     asleep: Arc<AtomicBool>,
     stopped: Arc<std::sync::OnceLock<Stopped>>,
     checkpoint_error: Arc<Mutex<Option<String>>>,
+    /// When the last one was on the disk; the start counts as one.
+    checkpoint_written: Arc<Mutex<Instant>>,
     commands: mpsc::Receiver<Command>,
     /// When and where the last checkpoint was begun.
     checkpointed: (Instant, u64),
@@ -138,6 +141,7 @@ impl Live {
         let asleep = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(std::sync::OnceLock::new());
         let checkpoint_error = Arc::new(Mutex::new(None));
+        let checkpoint_written = Arc::new(Mutex::new(Instant::now()));
         let rewind_failed = Arc::new(Mutex::new(None));
         let mut worker = Worker {
             checkpointed: (Instant::now(), fold.position()),
@@ -150,6 +154,7 @@ impl Live {
             asleep: asleep.clone(),
             stopped: stopped.clone(),
             checkpoint_error: checkpoint_error.clone(),
+            checkpoint_written: checkpoint_written.clone(),
             commands: received,
             writing: None,
             pace: 1e-9,
@@ -176,6 +181,7 @@ impl Live {
             asleep,
             stopped,
             checkpoint_error,
+            checkpoint_written,
             rewind_failed,
             commands,
             thread,
@@ -210,6 +216,12 @@ impl Live {
     #[must_use]
     pub fn checkpoint_error(&self) -> Option<String> {
         self.checkpoint_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long ago the last checkpoint was written, or the server started.
+    #[must_use]
+    pub fn checkpoint_age(&self) -> Duration {
+        self.checkpoint_written.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Why the last rewind could not be done, if it could not.
@@ -458,6 +470,9 @@ impl Worker {
                 self.end_writing();
                 let state = self.fold.engine().state();
                 let written = write_checkpoint(self.disk.as_ref(), self.fold.log(), state);
+                if written.is_ok() {
+                    self.note_written();
+                }
                 self.checkpointed = (Instant::now(), self.fold.position());
                 let position = self.fold.position();
                 let _unheard = reply.send(written.map(|_| position).map_err(|e| e.to_string()));
@@ -473,8 +488,16 @@ impl Worker {
             Ok(result) => result.err(),
             Err(_) => Some("the writer panicked".to_owned()),
         };
+        if failed.is_none() {
+            self.note_written();
+        }
         let mut last = self.checkpoint_error.lock().unwrap_or_else(PoisonError::into_inner);
         *last = failed;
+    }
+
+    fn note_written(&self) {
+        let mut written = self.checkpoint_written.lock().unwrap_or_else(PoisonError::into_inner);
+        *written = Instant::now();
     }
 
     fn checkpoint_if_due(&mut self) {

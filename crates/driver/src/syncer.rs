@@ -7,7 +7,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pawl_store::Log;
@@ -30,13 +30,13 @@ pub struct Syncer {
 }
 
 impl Syncer {
-    /// Starts it. `done` is told the offset up to which the log is on the disk, after each sync.
+    /// Starts it. `done` is told the offset up to which the log is on the disk, after each sync, and how long that took.
     ///
     /// # Errors
     /// If no thread can be started.
     pub fn spawn(
         log: Arc<Log>,
-        done: impl Fn(Result<u64, SyncError>) + Send + 'static,
+        done: impl Fn(Result<u64, SyncError>, Duration) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (wake, woken) = mpsc::sync_channel(1);
         let asked = Arc::new(AtomicBool::new(false));
@@ -52,7 +52,9 @@ impl Syncer {
                 is_asked.store(false, Ordering::Release);
                 // Whoever asked is told even where somebody else's sync came first.
                 if token.is_ok() || log.synced() < log.head() {
-                    done(log.sync().map_err(|e| SyncError(e.to_string())));
+                    let begun = Instant::now();
+                    let synced = log.sync().map_err(|e| SyncError(e.to_string()));
+                    done(synced, begun.elapsed());
                 }
             }
         };

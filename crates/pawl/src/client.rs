@@ -76,6 +76,14 @@ impl Server {
         self.send(self.request(Method::GET, path)?)
     }
 
+    /// Every check of the server's readiness, also where it is not ready.
+    pub fn readiness(&self) -> Result<Value> {
+        let request = self.request(Method::GET, "/readyz?verbose")?;
+        let request = request.timeout(std::time::Duration::from_secs(5));
+        let unreachable = |e| anyhow!("no answer from `{}`: {e}", self.server);
+        Ok(request.send().map_err(unreachable)?.json()?)
+    }
+
     /// `POST path` with a JSON body.
     pub fn post(&self, path: &str, body: String) -> Result<Value> {
         let request = self.request(Method::POST, path)?;

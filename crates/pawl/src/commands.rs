@@ -5,6 +5,7 @@ pub mod backup;
 pub mod decision;
 pub mod demo;
 pub mod erase;
+pub mod health;
 mod history;
 pub mod import;
 pub mod init;

@@ -32,6 +32,8 @@ enum Command {
     Demo(commands::demo::Demo),
     /// Run the server
     Serve(commands::serve::Serve),
+    /// Ask a server whether it is ready; fails where it is not
+    Health(commands::health::Health),
     /// Models on a server
     #[command(subcommand)]
     Model(commands::model::Model),
@@ -104,6 +106,7 @@ fn main() -> std::process::ExitCode {
     let done = match command {
         Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
+        Command::Health(command) => command.run(&server),
         Command::Model(command) => command.run(&server),
         Command::Version(command) => command.run(&server),
         Command::Decision(command) => command.run(&server),

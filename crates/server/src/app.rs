@@ -161,7 +161,10 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let log = fold.log().clone();
         let (tell, synced) = watch::channel(Ok(log.synced()));
-        let syncer = Syncer::spawn(log.clone(), move |result| {
+        let metrics = Metrics::default();
+        let sync_seconds = metrics.sync_seconds.clone();
+        let syncer = Syncer::spawn(log.clone(), move |result, took| {
+            sync_seconds.observe(took.as_secs_f64());
             let _nobody_waits = tell.send(result);
         })
         .map_err(StartError::Start)?;
@@ -201,7 +204,7 @@ impl App {
             relayed: Mutex::new(relayed),
             keys: Keys::default(),
             clock,
-            metrics: Metrics::default(),
+            metrics,
             requests: OnceLock::from(requests),
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),

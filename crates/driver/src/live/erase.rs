@@ -75,6 +75,7 @@ impl Worker {
         let told = |e: RecoverError| e.to_string();
         write_checkpoint(self.disk.as_ref(), self.fold.log(), state).map_err(told)?;
         let position = self.fold.position();
+        self.note_written();
         self.checkpointed = (std::time::Instant::now(), position);
         for older in checkpoints::positions(self.disk.as_ref()).map_err(|e| e.to_string())? {
             if older < position {

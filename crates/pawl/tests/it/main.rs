@@ -13,6 +13,7 @@ mod keys;
 mod kill;
 mod learning;
 mod levers;
+mod metrics;
 mod process;
 mod real;
 mod report;
