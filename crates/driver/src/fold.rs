@@ -162,6 +162,7 @@ impl Fold {
         let (engine, checkpoint) = newest(disk.as_ref(), u64::MAX)?;
         let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
         let log = Arc::new(log);
+        log.count_from(engine.state().join.decisions());
         let head = log.head();
         log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms, limits })?;
         log.append_event(&Event::FoldVersion(FOLD_VERSION))?;

@@ -75,6 +75,12 @@ impl Join {
         }
     }
 
+    /// Decisions that the log has held so far.
+    #[must_use]
+    pub const fn decisions(&self) -> u64 {
+        self.bits.end()
+    }
+
     /// Decisions that wait for feedback.
     #[must_use]
     pub fn open(&self) -> u64 {

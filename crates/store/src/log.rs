@@ -156,6 +156,12 @@ impl Log {
         self.synced.load(Ordering::Acquire)
     }
 
+    /// Numbers the next decision `ordinal` at least: what a checkpoint says of the records before it, which were not read.
+    pub fn count_from(&self, ordinal: u64) {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.ordinal = tail.ordinal.max(ordinal);
+    }
+
     /// The first offset that is kept.
     #[must_use]
     pub fn first(&self) -> u64 {

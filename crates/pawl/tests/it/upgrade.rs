@@ -69,3 +69,44 @@ fn data_of_the_fold_before_opens_and_folds_on() {
     let learned: Value = server.json("/v1/models/router")["feedback"]["learned"].clone();
     assert_eq!(learned, 182);
 }
+
+/// A stop leaves no record behind its checkpoint; neither does a backup. What is decided after the next start is counted on
+/// from there, and its feedback is its own.
+#[test]
+fn feedback_after_a_clean_stop_teaches() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut server = Server::start(&data, &[]);
+    server.create_router();
+    let mut learned = 0;
+    for round in 0..3 {
+        for k in 0..5 {
+            let body = r#"{"context": {"prompt_tokens": 5}}"#;
+            let id = server.ok("/v1/models/router/decide", body)["decision_id"].clone();
+            let body = json!({"decision_id": id, "metrics": {"quality": k % 2}});
+            server.ok("/v1/feedback", &body.to_string());
+        }
+        learned += 5;
+        assert_eq!(server.terminate(), Some(0));
+        server = Server::start(&data, &[]);
+        let feedback = server.json("/v1/models/router")["feedback"].clone();
+        assert_eq!(
+            (&feedback["learned"], &feedback["duplicate"]),
+            (&json!(learned), &json!(0)),
+            "{round}"
+        );
+    }
+    let backup = dir.path().join("backup");
+    assert!(
+        server.command(&["backup", "create", "--to", backup.to_str().unwrap()]).status.success()
+    );
+    let restored = dir.path().join("restored");
+    let (from, to) = (backup.to_str().unwrap(), restored.to_str().unwrap());
+    assert!(server.command(&["restore", "--from", from, "--data", to]).status.success());
+    let other = Server::start(&restored, &[]);
+    let id = other.ok("/v1/models/router/decide", r#"{"context": {}}"#)["decision_id"].clone();
+    other.ok("/v1/feedback", &json!({"decision_id": id, "metrics": {"quality": 1}}).to_string());
+    assert_eq!(other.terminate(), Some(0));
+    let other = Server::start(&restored, &[]);
+    assert_eq!(other.json("/v1/models/router")["feedback"]["learned"], learned + 1);
+}
