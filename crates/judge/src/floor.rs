@@ -15,7 +15,7 @@ const RATES: usize = 12;
 const RATIO: f64 = 0.6;
 /// No surprise is further below than this, in widths of the metric's bounds: what the estimate of the incumbent's
 /// quality is held by.
-pub const REACH: f64 = 4.0;
+pub const REACH: f64 = 1.5;
 /// The largest rate, in units of 1/REACH.
 const LARGEST: f64 = 0.9;
 /// Shares of traffic that are tried.

@@ -48,11 +48,11 @@ fn what_is_as_good_is_let_in() {
     assert!(decided > 4000.0 && floor.released, "{decided} {floor:?}");
 }
 
-/// By hand: one rate, c = 4, λ = .225: ψ = (−ln(.1) − .9)/16 = .0876616. With V = 0 the mixture of twelve rates is above
-/// 100 where its largest term alone is above 1200: S = ln(1200)/.225 = 31.512, a little less with the others.
+/// By hand: one rate, c = 1.5, λ = .6: ψ = (−ln(.1) − .9)/2.25 = .6233712. With V = 0 the mixture of twelve rates is above
+/// 100 where its largest term alone is above 1200: S = ln(1200)/.6 = 11.817, a little less with the others.
 #[test]
 fn the_first_certainty_is_where_it_must_be() {
     let rates = rates();
-    assert!((rates[0].0 - 0.225).abs() < 1e-15 && (rates[0].1 - 0.087_661_6).abs() < 1e-6);
-    assert!(certain(31.512, 0.0, 0.0, &rates) && !certain(30.9, 0.0, 0.0, &rates));
+    assert!((rates[0].0 - 0.6).abs() < 1e-15 && (rates[0].1 - 0.623_371_2).abs() < 1e-6);
+    assert!(certain(11.817, 0.0, 0.0, &rates) && !certain(11.6, 0.0, 0.0, &rates));
 }
