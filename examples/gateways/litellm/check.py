@@ -189,12 +189,18 @@ def check(pawl, url):
     drive("killed and restarted", 400, restart)
     assert drive("Pawl is back", 100) >= 80
 
+    # What clients may send that is no use: every request is answered, and nothing that is queued is stopped by it.
+    odd = [{"metadata": {"context": "abc"}}, {"metadata": {"pawl": "x"}}, {"metadata": {"pawl": {"id": "1-0-0-0"}}},
+           {"metadata": {"context": [1]}}]
+    for more in odd:
+        call(f"{url}/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "odd"}]} | more)
+
     # A user's verdict, by the id that came with the reply.
     rated = [d for _, d in sent[-1] if d][:50]
     events = [{"decision_id": d, "metrics": {"quality": 1}} for d in rated]
     assert call(f"{pawl.url}/v1/feedback", {"events": events})[0]["accepted"] == len(rated)
 
-    total = sum(len(s) for s in sent)
+    total = sum(len(s) for s in sent) + len(odd)
     cost = lambda: sum(a["metrics"].get("cost_usd", {}).get("n", 0) for a in pawl.model()["actions"].values())
     until("every request's cost is there", 30, lambda: cost() >= total)
     pawl.signal(signal.SIGKILL)

@@ -35,25 +35,28 @@ class Pawl:
 
     def feedback(self, decision, metrics):
         if decision["decision_id"]:
-            item = ("/v1/feedback", "events", {"decision_id": decision["decision_id"], "metrics": metrics})
+            path, key = "/v1/feedback", "events"
+            item = {"decision_id": decision["decision_id"], "metrics": metrics}
         else:
-            made = decision["asked"] | {"action": decision["action"], "at": decision["at"], "metrics": metrics}
-            item = (f"/v1/models/{self.model}/decisions", "decisions", made)
+            path, key = f"/v1/models/{self.model}/decisions", "decisions"
+            item = decision["asked"] | {"action": decision["action"], "at": decision["at"], "metrics": metrics}
+        body = {key: [item]}
+        json.dumps(body)  # what cannot be sent is the caller's mistake, and told here
         if not self.waiting.full():
-            self.waiting.put_nowait(item)
+            self.waiting.put_nowait((path, body))
 
     def _send(self):
         while True:
-            path, key, first = self.waiting.get()
+            path, body = self.waiting.get()
             wait = 0.2
             while True:
                 try:
-                    self._post(path, {key: [first]}, 10)
+                    self._post(path, body, 10)
                     break
                 except urllib.error.HTTPError as refused:
-                    if refused.code not in (408, 429) and refused.code < 500:
+                    if refused.code not in (401, 403, 408, 429) and refused.code < 500:
                         break  # it would be refused again
-                except OSError:
+                except Exception:  # gone, cut off, or somebody else's answer: again
                     pass
                 time.sleep(wait)
                 wait = min(2 * wait, 5)

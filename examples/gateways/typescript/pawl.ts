@@ -9,7 +9,7 @@ type Json = Record<string, unknown>;
 export type Decision = { decision_id: string | null; action: string; asked?: Json; at?: number };
 
 export class Pawl {
-  private waiting: { path: string; key: string; item: Json }[] = [];
+  private waiting: { path: string; body: string }[] = [];
   private sending = false;
   private server: string;
   private model: string;
@@ -25,15 +25,15 @@ export class Pawl {
     this.headers = { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
   }
 
-  private post(path: string, body: Json, ms: number): Promise<Response> {
+  private post(path: string, body: string, ms: number): Promise<Response> {
     const signal = AbortSignal.timeout(ms);
-    return fetch(this.server + path, { method: "POST", headers: this.headers, body: JSON.stringify(body), signal });
+    return fetch(this.server + path, { method: "POST", headers: this.headers, body, signal });
   }
 
   async decide(context: Json, actions?: string[]): Promise<Decision> {
     const asked = actions ? { context, actions } : { context };
     try {
-      const reply = await this.post(`/v1/models/${this.model}/decide`, asked, this.deadlineMs);
+      const reply = await this.post(`/v1/models/${this.model}/decide`, JSON.stringify(asked), this.deadlineMs);
       if (reply.ok) return (await reply.json()) as Decision;
     } catch {} // late or gone: the incumbent, reported when Pawl is back
     return { decision_id: null, action: this.incumbent, asked, at: Date.now() };
@@ -41,19 +41,21 @@ export class Pawl {
 
   feedback(decision: Decision, metrics: Record<string, number>): void {
     const { decision_id, action, asked, at } = decision;
-    if (this.waiting.length >= 100_000) return;
-    if (decision_id) this.waiting.push({ path: "/v1/feedback", key: "events", item: { decision_id, metrics } });
-    else this.waiting.push({ path: `/v1/models/${this.model}/decisions`, key: "decisions", item: { ...asked, action, at, metrics } });
+    const [path, key, item] = decision_id
+      ? ["/v1/feedback", "events", { decision_id, metrics }]
+      : [`/v1/models/${this.model}/decisions`, "decisions", { ...asked, action, at, metrics }];
+    const body = JSON.stringify({ [key as string]: [item] }); // what cannot be sent is the caller's mistake, and thrown here
+    if (this.waiting.length < 100_000) this.waiting.push({ path: path as string, body });
     if (!this.sending) void this.send();
   }
 
   private async send(): Promise<void> {
     this.sending = true;
     for (let wait = 200; this.waiting.length > 0; ) {
-      const { path, key, item } = this.waiting[0]!;
-      const status = await this.post(path, { [key]: [item] }, 10_000).then((r) => r.status, () => 0);
+      const { path, body } = this.waiting[0]!;
+      const status = await this.post(path, body, 10_000).then((r) => r.status, () => 0);
       // Later may help after these; anything else would be refused again.
-      const later = status === 0 || status === 408 || status === 429 || status >= 500;
+      const later = status === 0 || status === 401 || status === 403 || status === 408 || status === 429 || status >= 500;
       if (!later) this.waiting.shift();
       else await new Promise((r) => setTimeout(r, (wait = Math.min(2 * wait, 5000))));
     }
