@@ -33,6 +33,9 @@ pub const ACTION: &str = "action";
 /// The column of its probability.
 pub const PROBABILITY: &str = "probability";
 
+/// The least probability that a log may hold: one value would weigh as much as a million others.
+const PROBABILITY_MIN: f64 = 1e-6;
+
 /// Reads a row of a log.
 pub fn read_entry(spec: &CheckedSpec, fields: Fields) -> Result<Entry> {
     let name = fields.text(ACTION).context("column `action` is empty")?;
@@ -41,8 +44,11 @@ pub fn read_entry(spec: &CheckedSpec, fields: Fields) -> Result<Entry> {
         format!("column `action` holds `{name}`, which is none of the spec's: {}", known.join(", "))
     })?;
     let probability = fields.number(PROBABILITY)?;
-    if probability.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
-        bail!("column `probability` holds `{}`: above 0 and at most 1", probability.unwrap_or(0.0));
+    if probability.is_some_and(|p| !(PROBABILITY_MIN..=1.0).contains(&p)) {
+        bail!(
+            "column `probability` holds `{}`: at least {PROBABILITY_MIN} and at most 1",
+            probability.unwrap_or(0.0)
+        );
     }
     let metric = |m: usize| fields.metric(spec, m, &spec.metrics()[m].name);
     let values = (0..spec.metrics().len()).map(metric).collect::<Result<_>>()?;

@@ -98,7 +98,7 @@ impl Column {
         }
     }
 
-    const fn is_number(&self) -> bool {
+    fn is_number(&self) -> bool {
         self.numbers.len() == self.filled && self.filled > 0
     }
 
@@ -132,6 +132,9 @@ impl Init {
         }
         let text = spec(&self.name, &shown.to_string(), find(&rows)?);
         if let Some(path) = &self.output {
+            if path.exists() {
+                bail!("`{}` exists: name another file, or remove it", path.display());
+            }
             let out = path.display();
             std::fs::write(path, &text).with_context(|| format!("cannot write `{out}`"))?;
             say!("written to {out}: read it, correct it, then `pawl spec check {out}`");
@@ -169,7 +172,7 @@ fn find(rows: &[Fields]) -> Result<Found> {
     let mut best: BTreeMap<String, f64> = BTreeMap::new();
     let pairs: Vec<(String, String)> = columns
         .iter()
-        .filter(|(_, column)| column.is_number())
+        .filter(|(_, column)| column.is_number() && !columns.contains_key(ACTION))
         .filter_map(|(name, _)| name.split_once("__"))
         .map(|(metric, action)| (metric.to_owned(), action.to_owned()))
         .collect();
@@ -200,7 +203,10 @@ fn find(rows: &[Fields]) -> Result<Found> {
         }
         let named: Vec<String> = columns
             .iter()
-            .filter(|(name, column)| column.is_number() && speaks_of(name).is_some())
+            .filter(|(name, column)| {
+                let measured = column.is_number() || column.booleans == column.filled;
+                measured && column.filled > 0 && speaks_of(name).is_some()
+            })
             .map(|(name, _)| name.clone())
             .collect();
         for name in named {
@@ -242,9 +248,11 @@ fn spec(name: &str, data: &str, found: Found) -> String {
     out.push_str("\n[metrics]\n");
     for (name, gain, column) in &metrics {
         let [low, high] = column.range();
-        let key = key(name);
+        let (key, boolean) = (key(name), column.numbers.is_empty());
         let _infallible = match gain {
-            true if low >= 0.0 && high <= 1.0 => writeln!(out, "{key} = {{ bounds = [0, 1] }}"),
+            true if boolean || low >= 0.0 && high <= 1.0 => {
+                writeln!(out, "{key} = {{ bounds = [0, 1] }}")
+            }
             true => writeln!(
                 out,
                 "{key} = {{ bounds = [{low:?}, {high:?}] }}  # guessed from what was seen: the least and the most it can be"

@@ -127,7 +127,8 @@ fn words(v: &Value) -> String {
             (estimate(&metric["served"]), estimate(&metric["incumbent"]))
         {
             lines.push(format!(
-                "  {} a decision; the incumbent would have given {} ({} to {}, of {} values)",
+                "  of the {} compared: {} a decision; the incumbent would have given {} ({} to {}, of {} values)",
+                metric["compared"],
                 short(served.0),
                 short(incumbent.0),
                 short(incumbent.1[0]),

@@ -157,6 +157,9 @@ impl Simulate {
         let with = |&weight: &f64| {
             let mut changed = spec.spec().clone();
             let mut objective = changed.objective.take().unwrap_or_default();
+            // In place of a floor.
+            objective.minimize = None;
+            objective.keep.clear();
             if objective.weights.is_empty() {
                 let gains = spec.metrics().iter().filter(|m| m.goal == Goal::Max);
                 objective.weights =

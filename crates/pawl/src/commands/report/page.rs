@@ -45,8 +45,9 @@ pub fn html(v: &Value) -> String {
     out += &figures(v);
     out += &changes(v);
     out += "<h2>How to read it</h2><p class=\"quiet\">The incumbent is drawn with a known probability for a part of the \
-            requests, the holdback at least. Its values there, weighted by one over that probability, say what it would have \
-            given on all of them (Hájek 1971). Intervals hold the true value with 95 % confidence, each on its own. What has \
+            requests, the holdback at least. What the model expected of it on \
+            each request, corrected by its values there weighted by one over that probability, says what it would have given on \
+            all of them (Robins, Rotnitzky and Zhao 1994). Intervals hold the true value with 95 % confidence, each on its own. What has \
             not come is taken to be like what has. Fewer than 30 values of the incumbent are not compared. Decisions for which \
             it could not be drawn count in sums only.</p>";
     out + "</body></html>\n"

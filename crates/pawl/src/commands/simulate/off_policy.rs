@@ -147,6 +147,7 @@ fn follow(spec: &CheckedSpec, history: &History) -> Result<(Vec<OffPolicy>, Vec<
         metrics: policy.clone(),
     };
     let mut alone: Vec<Judged> = spec.actions().iter().map(alone).collect();
+    let (mut rows, mut eligible) = (0_usize, vec![0_usize; alone.len()]);
     let mut work = Workspace::default();
     for (at_ms, entry) in history.entries.iter().enumerate() {
         fold.catch_up()?;
@@ -160,19 +161,23 @@ fn follow(spec: &CheckedSpec, history: &History) -> Result<(Vec<OffPolicy>, Vec<
         let taken = choice.eligible.iter().position(|a| usize::from(*a) == entry.action);
         let probability = entry.probability.context("a log with probabilities")?;
         for (m, value) in entry.values.iter().enumerate() {
-            // What the spec's rules forbid here, this policy would not have done; nothing is known of it.
-            let (Some(value), Some(taken)) = (*value, taken) else { continue };
+            let Some(value) = *value else { continue };
             let expected = &scores.predicted[m];
+            // A logged action that the spec's rules forbid here is one that no policy of it takes: its weight is 0.
+            let expected_logged = taken.map_or(value, |taken| expected[taken]);
             let take = |of: &mut OffPolicy, target: f64, all: f64| {
-                let expected_logged = expected[taken];
                 of.take(&Logged { value, probability, target, expected_logged, expected: all });
             };
             let all = choice.probabilities.iter().zip(expected).map(|(p, q)| p * q).sum();
-            take(&mut policy[m], choice.probabilities[taken], all);
+            take(&mut policy[m], taken.map_or(0.0, |taken| choice.probabilities[taken]), all);
             for (i, action) in choice.eligible.iter().enumerate() {
                 let of = &mut alone[usize::from(*action)].metrics[m];
-                take(of, f64::from(u8::from(i == taken)), expected[i]);
+                take(of, f64::from(u8::from(Some(i) == taken)), expected[i]);
             }
+        }
+        rows += 1;
+        for action in &choice.eligible {
+            eligible[usize::from(*action)] += 1;
         }
         let metrics = metrics.iter().zip(&entry.values);
         let metrics = metrics.filter_map(|(m, v)| Some((m.name.clone(), (*v)?))).collect();
@@ -189,6 +194,9 @@ fn follow(spec: &CheckedSpec, history: &History) -> Result<(Vec<OffPolicy>, Vec<
             log.append_event(&Event::Decided(decided))?;
         }
     }
+    // An action that is not eligible everywhere has no value "always".
+    let mut everywhere = eligible.iter().map(|n| *n == rows);
+    alone.retain(|_| everywhere.next().unwrap_or(false));
     Ok((policy, alone))
 }
 
