@@ -61,6 +61,11 @@ pub enum RecoverError {
     /// The log could not be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// There is nothing to begin from.
+    #[error(
+        "no checkpoint can be read, and the log no longer holds its beginning: restore a backup, or put the files of `checkpoints` back"
+    )]
+    NoBeginning,
     /// The fold stopped.
     #[error(transparent)]
     Halt(#[from] Halt),
@@ -159,9 +164,19 @@ impl Fold {
         accept_loss: bool,
         now_ms: u64,
     ) -> Result<Recovered, RecoverError> {
-        let (engine, checkpoint) = newest(disk.as_ref(), u64::MAX)?;
-        let (log, recovery) = Log::open(disk.clone(), config, checkpoint, accept_loss)?;
+        let (mut engine, mut checkpoint) = newest(disk.as_ref(), u64::MAX)?;
+        let older = if checkpoint == 0 { newest_older(disk.as_ref())? } else { None };
+        let known = older.as_ref().map_or(checkpoint, |(_, position)| *position);
+        let (log, recovery) = Log::open(disk.clone(), config, known, accept_loss)?;
         let log = Arc::new(log);
+        // A whole log is folded again by the present rules; of another one, what the fold before had come to is all there is.
+        if checkpoint == 0 && !is_whole(&log) {
+            match older {
+                Some(found) => (engine, checkpoint) = found,
+                None if log.first() == 0 && accept_loss => {}
+                None => return Err(RecoverError::NoBeginning),
+            }
+        }
         log.count_from(engine.state().join.decisions());
         let head = log.head();
         log.append_event(&Event::Opened { epoch: log.epoch(), at_ms: now_ms, limits })?;
@@ -504,6 +519,17 @@ fn newest(disk: &dyn Disk, at_most: u64) -> io::Result<(Engine, u64)> {
         }
     }
     Ok((Engine::new(), 0))
+}
+
+/// The engine at the newest checkpoint of the fold before this one, and its position.
+fn newest_older(disk: &dyn Disk) -> io::Result<Option<(Engine, u64)>> {
+    for position in checkpoints::positions(disk)?.into_iter().rev() {
+        let state = checkpoints::read(disk, position)?;
+        if let Some(Ok(state)) = state.map(|bytes| State::from_older(&bytes)) {
+            return Ok(Some((Engine::from_state(state), position)));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes the state as a checkpoint, after the log below it is on the disk.

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use pawl_domain::{ActionName, event::Decided, spec::Kind};
+use pawl_domain::{
+    ActionName,
+    event::{Decided, Outcome},
+    spec::Kind,
+};
 use pawl_judge::{Compared, Evidence};
 use pawl_model::counts::Count;
 use serde::{Deserialize, Serialize};
 
 use crate::{enrolled::Enrolled, state::Model};
 
+/// A probability of the incumbent below this compares nothing: one value would weigh as much as a million others.
+const PROBABILITY_MIN: f64 = 1e-6;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 /// Hours become days when the newest one is so much later, …
@@ -38,7 +44,8 @@ pub struct Page {
 pub struct Entry {
     /// Where the incumbent could be drawn, beside what it would have given.
     pub compared: Compared,
-    /// Where it could not: it was not eligible, another action was pinned, or another than the chosen one was taken.
+    /// Where it could not: it was not eligible, another action was pinned, another than the chosen one was taken, or another
+    /// system decided.
     pub apart: Count,
 }
 
@@ -108,6 +115,16 @@ impl Books {
         self.pages.retain(|begins, _| begins + DAY_MS > keep);
     }
 
+    /// The incumbent is another from here on: what was compared with the one before stays in the sums only.
+    pub(crate) fn forget_incumbent(&mut self) {
+        for entry in self.pages.values_mut().flat_map(|page| page.metrics.values_mut()) {
+            let [n, sum, squares] = core::mem::take(&mut entry.compared).sums();
+            entry.apart.n += n;
+            entry.apart.sum += sum;
+            entry.apart.squares += squares;
+        }
+    }
+
     /// Takes values of a decision: the metric in the spec, its name and the value.
     fn take(&mut self, at_ms: u64, beside: Option<&Beside>, values: &[(Option<usize>, &str, f64)]) {
         let begins = self.page_of(at_ms);
@@ -144,11 +161,16 @@ impl Beside {
     }
 }
 
+/// When a decision was made: by another system, when that says.
+fn made_ms(decided: &Decided) -> u64 {
+    decided.caller.at_ms.map_or(decided.at_ms, |at| at.min(decided.at_ms))
+}
+
 impl Model {
     /// Books a decision.
     pub(crate) fn book(&mut self, decided: &Decided, chosen: &ActionName) {
         if self.production().is_some_and(|e| e.spec().kind() == Kind::Policy) {
-            self.books.decided(decided.at_ms, chosen);
+            self.books.0.decided(made_ms(decided), chosen);
         }
     }
 
@@ -166,7 +188,7 @@ impl Model {
         let beside = self.beside(decided, taken);
         let values: Vec<_> =
             values.iter().map(|(name, value)| (spec.metric(name), *name, *value)).collect();
-        self.books.take(decided.at_ms, beside.as_ref(), &values);
+        self.books.0.take(made_ms(decided), beside.as_ref(), &values);
     }
 
     /// A decision beside the incumbent; `None` where that could not be drawn, or what was done was not drawn.
@@ -176,11 +198,13 @@ impl Model {
         let incumbent = &enrolled.spec().actions()[place].name;
         let names = self.actions.get(&decided.version)?;
         let name = |a: u16| names.get(usize::from(a));
-        if name(decided.action()?) != Some(taken) {
+        // What another system decided says nothing of this policy.
+        if name(decided.action()?) != Some(taken) || decided.outcome == Outcome::Elsewhere {
             return None;
         }
         let at = decided.eligible.iter().position(|a| name(*a) == Some(incumbent))?;
-        let probability = decided.probabilities.get(at).copied().filter(|p| *p > 0.0)?;
+        let probability =
+            decided.probabilities.get(at).copied().filter(|p| *p >= PROBABILITY_MIN)?;
         let expected = enrolled.expected(&decided.context, place)?;
         Some(Beside { incumbent: taken == incumbent, probability, expected })
     }

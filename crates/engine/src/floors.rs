@@ -14,7 +14,7 @@ use pawl_model::{
 use crate::{
     Engine,
     enrolled::Enrolled,
-    state::{Kept, Model},
+    state::{Added, Kept, Model},
 };
 
 /// A floor that closes after so many values says so.
@@ -35,8 +35,12 @@ impl Model {
             let name = spec.metrics()[keep.metric].name.clone();
             let same = |k: &Kept| k.part == keep.part && k.incumbent == incumbent;
             let kept = before.remove(&name).filter(same);
-            let begin =
-                || Kept { part: keep.part, incumbent: incumbent.clone(), floor: Floor::default() };
+            let begin = || Kept {
+                part: keep.part,
+                incumbent: incumbent.clone(),
+                floor: Floor::default(),
+                changed_at: Added::default(),
+            };
             self.floors.insert(name, kept.unwrap_or_else(begin));
         }
     }
@@ -89,9 +93,15 @@ impl Engine {
             let Some((_, value)) = values.iter().find(|(n, _)| n == metric) else { continue };
             let Some(kept) = model.floors.get_mut(metric) else { continue };
             let evidence = beside.evidence(keep.metric, *value);
-            let ended = kept.floor.take(rules(&keep), &evidence, now_ms);
+            let before = kept.floor.released;
+            kept.floor.take(rules(&keep), &evidence, now_ms);
+            let values = kept.floor.values;
+            if kept.floor.released == before {
+                continue;
+            }
+            let released = values - core::mem::replace(&mut kept.changed_at.0, values);
             // On the edge it opens and closes often: that is its work, and no news.
-            if let Some(released) = ended.filter(|values| *values >= RELEASED_LONG) {
+            if before && released >= RELEASED_LONG {
                 closed.push(Happening::FloorClosed { metric: metric.clone(), released });
             }
         }

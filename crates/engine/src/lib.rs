@@ -24,7 +24,7 @@ pub use pawl_domain::Event;
 pub use books::{Books, Entry, Page};
 pub use enrolled::{Enrolled, Status};
 pub use join::request_key;
-pub use state::{ActionTally, Kept, Model, State, Tally};
+pub use state::{ActionTally, Added, Kept, Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.

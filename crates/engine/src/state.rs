@@ -15,6 +15,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{FOLD_VERSION, books::Books, enrolled::Enrolled, join::Join, supply::Supply};
 
+thread_local! {
+    /// Whether what is read was written before the fields of [`Added`].
+    static BEFORE_ADDED: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
+
+/// A field that version 4 of the fold added: what version 3 wrote has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Added<T>(pub T);
+
+impl<T: Serialize> Serialize for Added<T> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Added<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        if BEFORE_ADDED.get() { Ok(Self::default()) } else { T::deserialize(from).map(Self) }
+    }
+}
+
 /// The whole state of the fold at one position.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -66,7 +87,7 @@ pub struct Model {
     /// The last things that happened, the oldest first.
     pub alerts: VecDeque<Alert>,
     /// What was served and what came of it, over time.
-    pub books: Books,
+    pub books: Added<Books>,
 }
 
 /// What is known of a floor.
@@ -78,6 +99,8 @@ pub struct Kept {
     pub incumbent: ActionName,
     /// The evidence.
     pub floor: Floor,
+    /// Values that it had when it last opened or closed.
+    pub changed_at: Added<u64>,
 }
 
 /// What became of the decisions for one action.
@@ -169,6 +192,23 @@ impl State {
         postcard::from_bytes(bytes).map_err(|e| e.to_string())
     }
 
+    /// Reads the state of a fold before this one, to go on from it where the log no longer holds what came before.
+    ///
+    /// # Errors
+    /// If the bytes are not a state of the version before.
+    pub fn from_older(bytes: &[u8]) -> Result<Self, String> {
+        let version = Self::version_of(bytes)?;
+        if version + 1 != FOLD_VERSION {
+            return Err(format!("made by version {version} of the fold, this is {FOLD_VERSION}"));
+        }
+        BEFORE_ADDED.set(true);
+        let read = postcard::from_bytes::<Self>(bytes);
+        BEFORE_ADDED.set(false);
+        let mut state = read.map_err(|e| e.to_string())?;
+        state.fold_version = FOLD_VERSION;
+        Ok(state)
+    }
+
     /// The first record that is still asked for: nothing from there on may be trimmed or lose its context.
     #[must_use]
     pub fn needed_from(&self) -> u64 {
@@ -225,7 +265,7 @@ impl State {
             floors: BTreeMap::new(),
             by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
-            books: Books::default(),
+            books: Added::default(),
         });
         // An order about an action that is gone cannot be taken back by anybody.
         let gone = |name: &ActionName| spec.action(name.as_str()).is_none();
@@ -235,6 +275,11 @@ impl State {
             let levers = Arc::make_mut(&mut model.levers);
             levers.disabled.retain(|name, _| !gone(name));
             levers.pinned.take_if(|(name, _)| gone(name));
+        }
+        let incumbent = |e: &Enrolled| Some(e.spec().actions()[e.spec().incumbent()?].name.clone());
+        let before = model.learners.get(&model.production).map(incumbent);
+        if before.is_some_and(|before| before != incumbent(&enrolled)) {
+            model.books.0.forget_incumbent();
         }
         model.set_floors(&spec);
         model.learners = BTreeMap::from([(learner, enrolled)]);

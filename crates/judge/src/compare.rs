@@ -58,6 +58,13 @@ impl Compared {
         (0..2).for_each(|i| self.odds[i] += other.odds[i]);
     }
 
+    /// Count, sum and sum of squares of what was served.
+    #[must_use]
+    pub fn sums(&self) -> [f64; 3] {
+        let n = self.joint.n() as f64;
+        [n, n * self.joint.mean[0], n * self.joint.square(0)]
+    }
+
     /// Values taken.
     #[must_use]
     pub const fn n(&self) -> u64 {
@@ -76,7 +83,7 @@ impl Compared {
         let squares = self.joint.square(2);
         let w = self.joint.mean[2];
         let effective = self.joint.n() as f64 * w * w / squares.max(f64::MIN_POSITIVE);
-        effective.min(self.incumbents as f64) >= ENOUGH
+        self.incumbents as f64 >= ENOUGH && effective >= ENOUGH
     }
 
     /// The mean over `decisions` of what was served.

@@ -69,8 +69,6 @@ pub struct Floor {
     pub released: bool,
     /// Log time of the last change between the two.
     pub changed_ms: u64,
-    /// Values taken until the last change between the two.
-    pub changed_at: u64,
 }
 
 impl Default for Floor {
@@ -83,7 +81,6 @@ impl Default for Floor {
             weight: WEIGHT,
             released: false,
             changed_ms: 0,
-            changed_at: 0,
         }
     }
 }
@@ -159,8 +156,8 @@ impl Floor {
         shares.find(sustained).unwrap_or(0.0)
     }
 
-    /// Takes a value. Returns for how many values it had been released, where that ends with this one.
-    pub fn take(&mut self, rules: Rules, e: &Evidence, now_ms: u64) -> Option<u64> {
+    /// Takes a value.
+    pub fn take(&mut self, rules: Rules, e: &Evidence, now_ms: u64) {
         let width = width(rules);
         let [low, high] = rules.bounds;
         let p = e.probability.clamp(f64::MIN_POSITIVE, 1.0);
@@ -177,11 +174,9 @@ impl Floor {
             self.noise += NOISE * (residual * residual - self.noise);
         }
         let share = self.share(rules);
-        let mut ended = None;
         if (share > 0.0) != self.released {
-            ended = self.released.then_some(self.values - self.changed_at);
             self.released = share > 0.0;
-            (self.changed_ms, self.changed_at) = (now_ms, self.values);
+            self.changed_ms = now_ms;
         }
         if share > 0.0 && self.values.is_multiple_of(MOVE_EVERY) {
             let needed = TIGHT * self.radius(&rates()) / self.sum.max(f64::MIN_POSITIVE);
@@ -189,7 +184,6 @@ impl Floor {
             let [least, most] = WEIGHTS;
             self.weight = (self.weight * libm::exp(by)).clamp(least, most);
         }
-        ended
     }
 }
 

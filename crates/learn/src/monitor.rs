@@ -289,9 +289,8 @@ impl Monitor {
 
     /// Counts a batch that fits. True if the loss has risen for good.
     fn take(&mut self, measure: Loss, batch: &Batch) -> bool {
-        let before = self.adwin.mean();
         let cap = if self.loss.weight > 0.0 { 20.0 * self.loss.mean() } else { f64::INFINITY };
-        let mut cut = false;
+        let mut risen = false;
         let constant_loss = self.constant_loss(measure);
         for &(loss, y) in &batch.seen {
             let constant = constant_loss(y);
@@ -303,11 +302,12 @@ impl Monitor {
             }
             self.constant.add(constant);
             self.loss.add(loss);
-            cut |= self.adwin.update(loss.min(cap));
+            let before = self.adwin.mean();
+            risen |= self.adwin.update(loss.min(cap)) && self.adwin.mean() > before;
         }
         self.norm.add(batch.norm);
         self.examples += batch.seen.len() as u64;
-        cut && self.adwin.mean() > before
+        risen
     }
 
     fn go_back(&mut self, rules: &Rules, cut: f64, why: Divergence, at: u64) -> Judgement {

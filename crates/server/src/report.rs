@@ -95,7 +95,7 @@ fn pages(model: &Model, from_ms: u64, now_ms: u64) -> (Vec<Value>, Page) {
     let by_day = now_ms.saturating_sub(from_ms) > BY_HOUR_MAX_MS;
     let mut all = Page::default();
     let mut merged: BTreeMap<u64, (u64, Page)> = BTreeMap::new();
-    for (begins, length, page) in model.books.since(from_ms) {
+    for (begins, length, page) in model.books.0.since(from_ms) {
         all.merge(page);
         let (begins, length) =
             if by_day { (begins / DAY_MS * DAY_MS, DAY_MS) } else { (begins, length) };

@@ -109,6 +109,8 @@ pub struct Log {
     failed: AtomicBool,
     /// Held while sealed segments are rewritten or removed.
     rewriting: Mutex<()>,
+    /// Below this records are being erased.
+    erasing: AtomicU64,
     /// The last append was refused by the disk.
     refuses: AtomicBool,
 }
@@ -222,13 +224,14 @@ impl Log {
         Ok(())
     }
 
-    /// Seals the segment that is being written, so that it can be rewritten. Returns where the next one begins.
+    /// Seals the segment that is being written where it holds the record at `offset`, so that it can be rewritten. Returns
+    /// where the one that is written begins.
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn seal(&self) -> Result<u64, LogError> {
+    pub fn seal_behind(&self, offset: u64) -> Result<u64, LogError> {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.offset > tail.segment.base {
+        if tail.segment.base <= offset {
             self.begin_segment(&mut tail)?;
         }
         Ok(tail.segment.base)

@@ -28,12 +28,13 @@ impl Live {
     /// # Errors
     /// If the log or a checkpoint cannot be written.
     pub fn erase(&self, is: impl Fn(&Decided) -> bool) -> Result<Erased, RecoverError> {
-        let before = self.log.seal()?;
-        let found = self.log.find(before, is)?;
-        if found.is_empty() {
+        let found = self.log.find(self.log.head(), is)?;
+        let Some(last) = found.last() else {
             return Ok(Erased { decisions: 0, segments: 0, base: 0 });
-        }
-        let mut end = before;
+        };
+        let mut end = self.log.seal_behind(*last)?;
+        // From here on nothing may be folded from before it.
+        self.log.erases_below(end);
         for decisions in found.chunks(CHUNK) {
             let event = Event::Erased { decisions: decisions.to_vec() };
             end = self.log.append_event(&event)?.end;

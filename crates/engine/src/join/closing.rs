@@ -150,7 +150,13 @@ impl Engine {
             self.alert(&decided.model, None, Happening::FeedbackStopped { recent, usual });
         }
         // Where feedback has stopped altogether, that none came is no news of the decision.
-        if let (Some(action), false) = (chosen, assumed.is_empty() || stopped) {
+        if let (Some(action), false) =
+            (chosen, assumed.is_empty() || stopped || decided.is_erased())
+        {
+            if let Some(model) = self.state.models.get_mut(&decided.model) {
+                model.book_values(decided, &action, &assumed);
+            }
+            self.judge_floors(decided, &action, &assumed);
             self.teach(decided, &action, &assumed);
         }
     }

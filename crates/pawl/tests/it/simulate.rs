@@ -215,7 +215,7 @@ fn a_log_with_probabilities_says_what_others_would_have_got() {
         &[],
         "`probability` is empty in 1 of 4000 rows",
     );
-    refused(&log(true).replacen(",0.8\n", ",1.8\n", 1), &[], "above 0 and at most 1");
+    refused(&log(true).replacen(",0.8\n", ",1.8\n", 1), &[], "at least 0.000001 and at most 1");
     refused(
         &log(true).replacen("good", "god", 1),
         &[],

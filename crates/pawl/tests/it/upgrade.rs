@@ -70,6 +70,43 @@ fn data_of_the_fold_before_opens_and_folds_on() {
     assert_eq!(learned, 182);
 }
 
+/// `fold-3-redacted` was made by the same binary with `context_retention = "1s"`: contexts are gone from its first segment, so what
+/// it learned cannot be learned again. Its newest checkpoint is taken over. That binary said: 800 values learned.
+#[test]
+fn what_the_fold_before_learned_is_taken_over_where_contexts_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fold-3-redacted"), dir.path());
+    let server = Server::start(dir.path(), &[]);
+    let router = server.json("/v1/models/router");
+    assert_eq!(router["feedback"]["learned"], 800);
+    assert_eq!(
+        (&router["learners"][0]["examples"], &router["floors"]["quality"]["values"]),
+        (&json!(800), &json!(400))
+    );
+    let id = server.ok("/v1/models/router/decide", r#"{"context": {"tokens": 9}}"#)["decision_id"]
+        .clone();
+    let body = json!({"decision_id": id, "metrics": {"quality": 1, "cost_usd": 0.02}});
+    server.ok("/v1/feedback", &body.to_string());
+    assert_eq!(server.terminate(), Some(0));
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.json("/v1/models/router")["feedback"]["learned"], 802);
+
+    // Without any checkpoint there is nothing to begin from, and nothing is written that would shut an older binary out.
+    assert_eq!(server.terminate(), Some(0));
+    fs::remove_dir_all(dir.path().join("checkpoints")).unwrap();
+    let newest =
+        fs::read_dir(dir.path().join("log")).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+    let size = fs::metadata(&newest).unwrap().len();
+    let refused = pawl()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("no checkpoint can be read"), "{told}");
+    assert_eq!(fs::metadata(&newest).unwrap().len(), size);
+}
+
 /// A stop leaves no record behind its checkpoint; neither does a backup. What is decided after the next start is counted on
 /// from there, and its feedback is its own.
 #[test]

@@ -43,7 +43,7 @@ fn month(seed: u64, drift: bool, observed: f64) -> [bool; 2] {
     driven.fold.catch_up().unwrap();
     let model = &driven.fold.engine().state().models[driven.spec.name()];
     let mut all = Page::default();
-    model.books.since(0).for_each(|(_, _, page)| all.merge(page));
+    model.books.0.since(0).for_each(|(_, _, page)| all.merge(page));
     assert_eq!(all.decisions.values().sum::<u64>(), ROUNDS);
     let covers = |metric: &str, [served, incumbents]: [f64; 2]| {
         let compared = &all.metrics[metric].compared;

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Buckets of one size before two of them become one of the next: M of the paper.
 const M: usize = 5;
+/// A number of values that never comes: `every` is less.
+const CUT: u32 = u32::MAX;
 /// Fewest values on either side of a cut.
 const SIDE_MIN: u64 = 5;
 
@@ -59,10 +61,9 @@ impl Row {
 pub struct Adwin {
     delta: f64,
     every: u32,
+    /// Values since the last look; [`CUT`] where that cut the window: the next value begins anew.
     since: u32,
     n: u64,
-    /// The last value cut the window: the next one begins anew.
-    cut: bool,
     whole: Bucket,
     /// Row `i` holds runs of 2ⁱ values.
     rows: Vec<Row>,
@@ -76,7 +77,7 @@ impl Adwin {
         // Room for 2⁶⁴ values: an update never allocates.
         let mut rows = Vec::with_capacity(64);
         rows.push(Row::default());
-        Self { delta, every, since: 0, n: 0, cut: false, whole: Bucket::default(), rows }
+        Self { delta, every, since: 0, n: 0, whole: Bucket::default(), rows }
     }
 
     /// Values in the window.
@@ -94,7 +95,7 @@ impl Adwin {
     /// Takes one value. True if the window was cut: the mean before some point in it differs from the mean after. Until
     /// the next value the window is what came after that point.
     pub fn update(&mut self, x: f64) -> bool {
-        if self.cut {
+        if self.since == CUT {
             self.begin();
         }
         let one = Bucket { sum: x, squares: 0.0 };
@@ -108,18 +109,18 @@ impl Adwin {
         }
         self.since = 0;
         while let Some(old) = self.find_cut() {
-            self.cut = true;
+            self.since = CUT;
             let keep = self.n - old;
             while self.n > keep {
                 self.drop_oldest();
             }
         }
-        self.cut
+        self.since == CUT
     }
 
     /// An empty window, in the same memory.
     fn begin(&mut self) {
-        (self.since, self.n, self.cut, self.whole) = (0, 0, false, Bucket::default());
+        (self.since, self.n, self.whole) = (0, 0, Bucket::default());
         self.rows.clear();
         self.rows.push(Row::default());
     }

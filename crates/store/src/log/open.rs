@@ -215,6 +215,7 @@ impl Log {
             syncing: Mutex::new((!config.read_only).then_some(mark)),
             failed: AtomicBool::new(config.read_only),
             rewriting: Mutex::default(),
+            erasing: AtomicU64::new(0),
             refuses: AtomicBool::new(false),
         };
         if let Some(Damage { from, to }) = recovery.accepted {

@@ -1,6 +1,6 @@
 //! Taking contexts out of sealed segments: the records, their places and their lengths stay.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use pawl_domain::{Event, event::Decided};
 
@@ -21,7 +21,12 @@ impl Log {
     /// Below this offset the contexts of some decisions were taken out; 0 if none were.
     #[must_use]
     pub fn erased_below(&self) -> u64 {
-        self.end_of_last(|s| s.erased)
+        self.end_of_last(|s| s.erased).max(self.erasing.load(Ordering::Acquire))
+    }
+
+    /// Says that records below `offset` are about to be erased.
+    pub fn erases_below(&self, offset: u64) {
+        self.erasing.fetch_max(offset, Ordering::AcqRel);
     }
 
     fn end_of_last(&self, is: impl Fn(&Segment) -> bool) -> u64 {
