@@ -174,6 +174,16 @@ impl Model {
         }
     }
 
+    /// Takes a decision off its page: nobody acted on it.
+    pub(crate) fn book_not_used(&mut self, decided: &Decided) {
+        let Some(chosen) = self.chosen(decided) else { return };
+        let begins = self.books.0.page_of(made_ms(decided));
+        let page = self.books.0.pages.get_mut(&begins);
+        if let Some(n) = page.and_then(|page| page.decisions.get_mut(&chosen)) {
+            *n = n.saturating_sub(1);
+        }
+    }
+
     /// Books what came of a decision for which `taken` was done, before it is learned.
     pub(crate) fn book_values(
         &mut self,

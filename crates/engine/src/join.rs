@@ -378,8 +378,12 @@ impl Engine {
             return Ok(());
         }
         if feedback.not_used {
+            let untouched = self.state.join.bits.get(recorded.at.ordinal) == Some(0);
             if let Some(model) = self.state.models.get_mut(&recorded.decided.model) {
                 model.tally.not_used += 1;
+                if untouched {
+                    model.book_not_used(&recorded.decided);
+                }
             }
             self.state.join.bits.set(recorded.at.ordinal, CLOSED);
             return Ok(());

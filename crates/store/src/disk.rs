@@ -77,12 +77,15 @@ pub trait DiskFile: Send + Sync + 'static {
     fn size(&self) -> io::Result<u64>;
 }
 
+/// The end of the name of a file that is being written as a whole.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
 /// Writes a whole file so that after a crash it is there in full or not at all.
 ///
 /// # Errors
 /// As the operating system says.
 pub fn write_whole(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{path}.tmp");
+    let temporary = format!("{path}{TEMPORARY}");
     let file = disk.open(&temporary)?;
     file.set_len(0)?;
     file.write_at(bytes, 0)?;

@@ -249,6 +249,8 @@ fn spec(name: &str, data: &str, found: Found) -> String {
     for (name, gain, column) in &metrics {
         let [low, high] = column.range();
         let (key, boolean) = (key(name), column.numbers.is_empty());
+        // One value says nothing of the bounds.
+        let [low, high] = if low < high { [low, high] } else { [low.min(0.0), high.max(1.0)] };
         let _infallible = match gain {
             true if boolean || low >= 0.0 && high <= 1.0 => {
                 writeln!(out, "{key} = {{ bounds = [0, 1] }}")

@@ -4,7 +4,10 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::model::{show, text};
+use super::{
+    model::{show, text},
+    report::time,
+};
 use crate::client::{Server, segment};
 
 /// Commands on an action of a policy.
@@ -147,7 +150,10 @@ fn pull(server: &Server, model: &str, body: &Value) -> Result<()> {
 pub fn stand(levers: &Value) -> String {
     let why = |order: &Value| {
         let reason = order["reason"].as_str().map(|r| format!(": {r}")).unwrap_or_default();
-        let until = order["until_ms"].as_u64().map(|ms| format!(" until {ms}")).unwrap_or_default();
+        let until = order["until_ms"]
+            .as_u64()
+            .map(|ms| format!(" until {} UTC", time(&ms.into())))
+            .unwrap_or_default();
         format!("{until}{reason}")
     };
     let mut lines = Vec::new();

@@ -45,7 +45,7 @@ impl Report {
 }
 
 /// A time in UTC.
-fn time(ms: &Value) -> String {
+pub fn time(ms: &Value) -> String {
     let ms = ms.as_i64().unwrap_or_default();
     jiff::Timestamp::from_millisecond(ms)
         .map_or_else(|_| ms.to_string(), |t| t.strftime("%Y-%m-%d %H:%M").to_string())

@@ -15,7 +15,7 @@ use super::{
     frame::{self, frame_len},
     segment_header,
 };
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, TEMPORARY};
 
 /// The synced mark: eight bytes of offset, four of CRC-32.
 const MARK: &str = "log/synced";
@@ -286,6 +286,10 @@ fn mend(
 fn list_segments(disk: &dyn Disk, read_only: bool) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
     for name in disk.list(DIR)? {
+        // What a crash left half written beside a segment that was being rewritten.
+        if !read_only && name.ends_with(TEMPORARY) {
+            disk.remove(&format!("{DIR}/{name}"))?;
+        }
         let Some(base) = name.strip_suffix(".seg").and_then(|b| b.parse::<u64>().ok()) else {
             continue;
         };

@@ -197,6 +197,31 @@ impl Report {
         object
     }
 
+    /// What was kept of each floor.
+    fn tell_floors(&self, out: &mut String) {
+        for f in &self.floors {
+            let _infallible = writeln!(
+                out,
+                "floor {} of {} of `{}`: kept {:.4} ± {:.4}, at least {:.4}; a 1 % confidence sequence shows it broken in {} of {} passes",
+                f.part,
+                f.metric,
+                f.incumbent,
+                f.kept.mean,
+                f.kept.se,
+                f.least,
+                f.shown_broken,
+                self.seeds
+            );
+            if f.kept.mean == 1.0 && f.kept.se == 0.0 {
+                let _infallible = writeln!(
+                    out,
+                    "the floor never opened: {} requests are too few to be certain, see docs/floor.md",
+                    self.rows
+                );
+            }
+        }
+    }
+
     /// For a person.
     pub fn to_text(&self) -> String {
         let mut grid = Grid::new();
@@ -219,7 +244,10 @@ impl Report {
             let mark = if *name == self.best { " (best single)" } else { "" };
             row(&format!("{name}{mark}"), *values);
         }
-        let mut out = format!("{} requests, {} passes\n{grid}\n", self.rows, self.seeds);
+        let weight =
+            self.frontier.first().map(|(w, ..)| format!("; the policy is that of weight {w}"));
+        let weight = weight.unwrap_or_default();
+        let mut out = format!("{} requests, {} passes{weight}\n{grid}\n", self.rows, self.seeds);
         let _infallible = writeln!(
             out,
             "\nrelative quality {:.4} ± {:.4}, saving {:.1} ± {:.1} %, regret against the best single action {:.1} ± {:.1}",
@@ -230,20 +258,7 @@ impl Report {
             self.regret.mean,
             self.regret.se
         );
-        for f in &self.floors {
-            let _infallible = writeln!(
-                out,
-                "floor {} of {} of `{}`: kept {:.4} ± {:.4}, at least {:.4}; a 1 % confidence sequence shows it broken in {} of {} passes",
-                f.part,
-                f.metric,
-                f.incumbent,
-                f.kept.mean,
-                f.kept.se,
-                f.least,
-                f.shown_broken,
-                self.seeds
-            );
-        }
+        self.tell_floors(&mut out);
         let tenths = |m: usize, digits: usize| -> String {
             self.curve.iter().map(|v| format!(" {:.digits$}", v[m])).collect()
         };
