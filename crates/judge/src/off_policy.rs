@@ -10,8 +10,6 @@
 //! mean of what the policy of that moment would have got, whatever came before, so that the errors are a martingale's and
 //! the intervals hold by its central limit theorem.
 
-use serde::{Deserialize, Serialize};
-
 use crate::joint::{Estimate, Joint};
 
 /// One logged decision and what the policy that is judged would have done.
@@ -30,7 +28,7 @@ pub struct Logged {
 }
 
 /// What a log says of a policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct OffPolicy {
     /// (w, w·r, doubly robust).
     joint: Joint,

@@ -151,12 +151,12 @@ fn an_erased_person_is_in_no_file_and_the_rest_is_exact() {
     let server = Server::start(&data, &config);
     settled(&server, expected);
     assert_eq!(server.json("/v1/models/router")["learners"][0]["state_sha256"], learned);
+    server.ok("/v1/checkpoints", "");
     assert_eq!(server.terminate(), Some(0));
     let replay = replayed(&data);
-    assert!(
-        replay["checkpoints"].as_u64().unwrap_or(0) > 0 || replay["state_sha256"].is_string(),
-        "{replay}"
-    );
+    assert_ne!(replay["from"], "0.0", "it begins at the base");
+    let compared = replay["checkpoints"].as_array().unwrap();
+    assert!(!compared.is_empty() && compared.iter().all(|c| c["equal"] == true), "{replay}");
 
     // Twice does no harm, and finds nothing more.
     let server = Server::start(&data, &config);
