@@ -5,7 +5,7 @@ use pawl_domain::{
     event::{Decided, Outcome},
     spec::{CheckedSpec, Keep},
 };
-use pawl_judge::{Floor, REACH, Rules};
+use pawl_judge::{Floor, LEAST, REACH, Rules};
 use pawl_model::{
     Snapshot,
     snapshot::{FloorView, Reason},
@@ -54,7 +54,9 @@ impl Model {
         for keep in spec.floors() {
             let Some(kept) = self.floors.get(&spec.metrics()[keep.metric].name) else { continue };
             let share = kept.floor.share(rules(&keep));
-            snapshot.floors.push(FloorView { keep, share, compared: keep.part / REACH });
+            let deviation = kept.floor.deviation();
+            let compared = keep.part / REACH;
+            snapshot.floors.push(FloorView { keep, share, deviation, least: LEAST, compared });
             let [low, high] = keep.bounds;
             snapshot.weights[keep.metric] = kept.floor.weight / (high - low);
         }

@@ -20,8 +20,12 @@ pub const REACH: f64 = 1.5;
 const LARGEST: f64 = 0.9;
 /// Shares of traffic that are tried.
 const STEPS: u32 = 20;
+/// The incumbent's share is never less.
+pub const LEAST: f64 = 1.0 / STEPS as f64;
 /// The running variance of the noise forgets with this factor a value.
 const NOISE: f64 = 0.005;
+/// Nothing is taken for more certain than this variance.
+const NOISE_MIN: f64 = 0.01;
 /// How fast the weight of quality moves, and how far S is to stand above what is needed.
 const ETA: f64 = 0.005;
 const TIGHT: f64 = 1.1;
@@ -129,6 +133,12 @@ impl Floor {
             if certain(middle, self.squares, 0.0, rates) { high = middle } else { low = middle }
         }
         high
+    }
+
+    /// How far the incumbent's values lie from what is expected of them, in widths of the bounds.
+    #[must_use]
+    pub fn deviation(&self) -> f64 {
+        libm::sqrt(self.noise.max(NOISE_MIN))
     }
 
     /// The lower end of what D may be, in values of the metric.

@@ -7,6 +7,6 @@ mod joint;
 mod off_policy;
 
 pub use compare::Compared;
-pub use floor::{Evidence, Floor, REACH, Rules, shows_below};
+pub use floor::{Evidence, Floor, LEAST, REACH, Rules, shows_below};
 pub use joint::Estimate;
 pub use off_policy::{Logged, OffPolicy};

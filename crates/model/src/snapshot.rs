@@ -1,16 +1,19 @@
 //! The immutable view that answers requests: a version's spec and a learner's weights at one position.
 
 mod choose;
+mod floor;
 
 use std::sync::{Arc, OnceLock};
 
 use pawl_domain::{
     LearnerId, Levers,
     event::{Caller, Decided, Outcome, Removal},
-    spec::{Algorithm, CheckedSpec, Keep, Likelihood, Metric, Online, Parameters},
+    spec::{Algorithm, CheckedSpec, Likelihood, Metric, Online, Parameters},
 };
 use pawl_stats::argmax::{self, Marginal};
 use semver::Version;
+
+pub use floor::FloorView;
 
 use crate::{
     context::Context, counts::Count, encode::Encoded, layout::Views, linear::Posterior,
@@ -39,17 +42,6 @@ pub enum Estimates {
     Counts(Vec<Count>),
     /// Weights of a gradient learner, an action.
     Online(Vec<Weights>),
-}
-
-/// How far a floor lets the policy decide.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FloorView {
-    /// The floor.
-    pub keep: Keep,
-    /// The share of traffic.
-    pub share: f64,
-    /// What the incumbent's share is at least, for each width of the bounds that its expected quality is below the best.
-    pub compared: f64,
 }
 
 /// The immutable view that answers requests.

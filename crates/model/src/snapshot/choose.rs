@@ -6,7 +6,7 @@ use pawl_domain::{
 };
 use pawl_stats::{argmax, rng};
 
-use super::{Choice, Reason, Refusal, Request, Scores, Snapshot, Workspace};
+use super::{Choice, Reason, Refusal, Request, Scores, Snapshot, Workspace, floor};
 use crate::{
     context::{Context, Value},
     policy::{self, Evidence},
@@ -154,11 +154,9 @@ impl Snapshot {
         let incumbent = self.spec.incumbent().map(|i| i as u16);
         let [holdback, ramp] = self.spec.shares();
         let ramp = self.levers.ramp.unwrap_or(ramp).min(1.0 - holdback);
+        let gain = if self.floors.is_empty() { 0.0 } else { floor::gain(p, scores) };
         let share = self.floors.iter().fold(ramp, |share, floor| {
-            let [low, high] = floor.keep.bounds;
-            let expected = scores.predicted[floor.keep.metric][0];
-            let below = ((high - expected) / (high - low)).clamp(0.0, 1.0);
-            share.min(floor.share).min(1.0 - floor.compared * below)
+            share.min(floor.share_at(scores.predicted[floor.keep.metric][0], gain))
         });
         if share >= 1.0 || choice.eligible.first().copied() != incumbent {
             choice.chosen = policy::draw(p, u);
