@@ -82,6 +82,19 @@ pub enum Happening {
         /// Values of it for which it was released.
         released: u64,
     },
+    /// A budget is spent.
+    BudgetSpent {
+        /// The metric.
+        metric: String,
+        /// For how long it is: `hour`, `day`, `week`.
+        per: String,
+        /// The feature whose values have budgets of their own.
+        by: Option<String>,
+        /// What was to be spent at most.
+        max: f64,
+        /// Where a decision stands that spent of it.
+        decision: u64,
+    },
 }
 
 impl Happening {
@@ -97,6 +110,7 @@ impl Happening {
             Self::FeedbackBack { .. } => "feedback_back",
             Self::FeedbackGivenUp { .. } => "feedback_given_up",
             Self::FloorClosed { .. } => "floor_closed",
+            Self::BudgetSpent { .. } => "budget_spent",
         }
     }
 }
@@ -135,6 +149,12 @@ impl fmt::Display for Happening {
                 f,
                 "the floor of `{metric}`, released for {released} values, is no longer certain: the incumbent decides"
             ),
+            Self::BudgetSpent { metric, per, by, max, .. } => match by {
+                Some(by) => {
+                    write!(f, "one value of `{by}` has spent its {max} of `{metric}` this {per}")
+                }
+                None => write!(f, "the {max} of `{metric}` for this {per} are spent"),
+            },
         }
     }
 }

@@ -68,6 +68,7 @@ pub const RULES: &[(&str, Bump, &str)] = &[
         Bump::Minor,
         "old requests still work; that feature learns anew",
     ),
+    ("a budget or the session changed", Bump::Minor, "other actions are answered"),
     ("a cross added or removed", Bump::Minor, "old requests still work"),
     ("a metric added, or its bounds widened", Bump::Minor, "old feedback is still valid"),
     ("a metric's features changed", Bump::Minor, "that metric learns anew what it did not have"),
@@ -169,6 +170,12 @@ fn action_differences(
     }
     if old.spec().rules != new.spec().rules {
         note(Bump::Minor, "rules".to_owned(), "changed");
+    }
+    if old.spec().budgets != new.spec().budgets {
+        note(Bump::Minor, "budget".to_owned(), "changed");
+    }
+    if old.session() != new.session() {
+        note(Bump::Minor, "session".to_owned(), "changed");
     }
     for action in new.actions().iter().filter(|a| old.action(a.name.as_str()).is_none()) {
         note(Bump::Minor, format!("actions.{}", action.name), "added");

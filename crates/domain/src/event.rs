@@ -207,6 +207,13 @@ impl Decided {
         self.context.ends_with(' ')
     }
 
+    /// Whether its action was drawn by the probabilities of its record: neither repeated nor ordered.
+    #[must_use]
+    pub fn is_drawn(&self) -> bool {
+        let ordered = matches!(self.reason.as_deref(), Some("pinned" | "budget"));
+        self.outcome == Outcome::Ok && !ordered
+    }
+
     /// The chosen action's index in the version's actions.
     #[must_use]
     pub fn action(&self) -> Option<u16> {

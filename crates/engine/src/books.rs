@@ -162,7 +162,7 @@ impl Beside {
 }
 
 /// When a decision was made: by another system, when that says.
-fn made_ms(decided: &Decided) -> u64 {
+pub(crate) fn made_ms(decided: &Decided) -> u64 {
     decided.caller.at_ms.map_or(decided.at_ms, |at| at.min(decided.at_ms))
 }
 
@@ -208,8 +208,9 @@ impl Model {
         let incumbent = &enrolled.spec().actions()[place].name;
         let names = self.actions.get(&decided.version)?;
         let name = |a: u16| names.get(usize::from(a));
-        // What another system decided says nothing of this policy.
-        if name(decided.action()?) != Some(taken) || decided.outcome == Outcome::Elsewhere {
+        // What another system decided says nothing of this policy, and what a session repeats was not drawn.
+        let drawn = !matches!(decided.outcome, Outcome::Elsewhere | Outcome::Sticky);
+        if name(decided.action()?) != Some(taken) || !drawn {
             return None;
         }
         let at = decided.eligible.iter().position(|a| name(*a) == Some(incumbent))?;

@@ -2,14 +2,11 @@
 
 use pawl_domain::{
     ActionName, Happening,
-    event::{Decided, Outcome},
+    event::Decided,
     spec::{CheckedSpec, Keep},
 };
 use pawl_judge::{Floor, LEAST, REACH, Rules};
-use pawl_model::{
-    Snapshot,
-    snapshot::{FloorView, Reason},
-};
+use pawl_model::{Snapshot, snapshot::FloorView};
 
 use crate::{
     Engine,
@@ -82,9 +79,9 @@ impl Engine {
         if model.floors.is_empty() || !values.iter().any(|(n, _)| model.floors.contains_key(*n)) {
             return;
         }
-        let drawn = decided.outcome == Outcome::Ok
-            && decided.reason.as_deref() != Some(Reason::Pinned.as_str());
-        let Some(spec) = model.production().map(Enrolled::shared_spec).filter(|_| drawn) else {
+        let Some(spec) =
+            model.production().map(Enrolled::shared_spec).filter(|_| decided.is_drawn())
+        else {
             return;
         };
         // Where the incumbent could not be drawn there is nothing to compare with.

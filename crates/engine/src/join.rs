@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     At, Engine, Halt, History, Recorded,
     enrolled::{Enrolled, Lesson},
-    state::Model,
+    sessions::Sessions,
+    state::{Added, Model},
     supply::Held,
 };
 
@@ -51,6 +52,7 @@ pub struct Join {
     early_order: VecDeque<u64>,
     /// Open decisions whose feedback a rewind leaves out: that none came says nothing.
     excused: BTreeSet<u64>,
+    sessions: Added<5, Sessions>,
 }
 
 /// The key under which a caller's id is remembered: FNV-1a (Fowler, Noll, Vo) over the model, a separator and the
@@ -72,6 +74,7 @@ impl Join {
             early: BTreeMap::new(),
             early_order: VecDeque::new(),
             excused: BTreeSet::new(),
+            sessions: Added::default(),
         }
     }
 
@@ -157,6 +160,12 @@ impl Join {
     /// The callers' ids that are remembered: [`request_key`] and decision.
     pub fn requests(&self) -> impl Iterator<Item = (u64, DecisionId)> + '_ {
         self.requests.iter().map(|(key, id)| (*key, *id))
+    }
+
+    /// The sessions that are remembered.
+    #[must_use]
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions.0
     }
 
     fn release(&mut self) {
@@ -273,6 +282,9 @@ impl Engine {
                 self.dirty.insert(decided.model.clone());
             }
         }
+        self.spend_decided(offset, decided);
+        self.note_session(offset, decided);
+        let join = &mut self.state.join;
         let mut held = Vec::new();
         if let Some(id) = &decided.caller.request_id {
             let position = Position { partition: 0, offset };
@@ -296,6 +308,21 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A decision belongs to its session.
+    fn note_session(&mut self, offset: u64, decided: &Decided) {
+        let Some(session_id) = &decided.caller.session_id else { return };
+        let spec =
+            self.state.models.get(&decided.model).and_then(Model::production).map(Enrolled::spec);
+        if spec.is_none_or(|s| s.session().is_none()) {
+            return;
+        }
+        let key = request_key(&decided.model, session_id);
+        let id = decided.id(Position { partition: 0, offset });
+        let join = &mut self.state.join;
+        let most = join.limits.requests_max;
+        join.sessions.0.note(key, id, decided.at_ms, decided.is_drawn(), most);
     }
 
     /// Closes decisions whose contexts are taken out.
@@ -386,6 +413,9 @@ impl Engine {
                 }
             }
             self.state.join.bits.set(recorded.at.ordinal, CLOSED);
+            if untouched {
+                self.spend_nothing(&recorded.decided);
+            }
             return Ok(());
         }
         let taken = feedback.action_taken.as_ref();
@@ -452,6 +482,8 @@ impl Engine {
             return Ok(());
         }
         model.book_values(decided, &action, &news);
+        self.spend_values(decided, &news);
+        let Some(model) = self.state.models.get_mut(&decided.model) else { return Ok(()) };
         if state == Some(0) && model.supply.arrived() {
             // Log time stands still where nothing is due.
             let held = model.supply.back(now_ms.max(at_ms));

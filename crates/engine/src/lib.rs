@@ -4,9 +4,11 @@
 //! [`History`]. The same events give the same state, bit for bit.
 
 mod books;
+mod budgets;
 mod enrolled;
 mod floors;
 mod join;
+mod sessions;
 mod state;
 mod supply;
 
@@ -22,13 +24,15 @@ use pawl_model::Snapshot;
 pub use pawl_domain::Event;
 
 pub use books::{Books, Entry, Page};
+pub use budgets::{BudgetKey, Ledger, Spent};
 pub use enrolled::{Enrolled, Status};
 pub use join::request_key;
+pub use sessions::{SESSION_DECISIONS, Session, Sessions};
 pub use state::{ActionTally, Added, Kept, Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
-pub const FOLD_VERSION: u32 = 4;
+pub const FOLD_VERSION: u32 = 5;
 
 /// Alerts of a model that are remembered after they were told.
 const ALERTS_KEPT: usize = 32;
@@ -225,7 +229,8 @@ impl Engine {
     pub fn next_due_ms(&self) -> Option<u64> {
         let batches = self.state.models.values().filter_map(|m| m.production()?.batch_due_ms());
         let levers = self.state.models.values().filter_map(|m| m.levers.due_ms());
-        batches.chain(levers).chain(self.state.join.due_ms()).min()
+        let budgets = self.state.models.values().filter_map(Model::budgets_due_ms);
+        batches.chain(levers).chain(budgets).chain(self.state.join.due_ms()).min()
     }
 
     /// The view of a model at the present position; `None` if the model is unknown.
@@ -237,6 +242,7 @@ impl Engine {
         let mut snapshot = model.production_mut()?.snapshot(position);
         snapshot.levers = levers;
         model.hold_floors(&mut snapshot);
+        model.hold_budgets(&mut snapshot);
         Some(snapshot)
     }
 
@@ -263,6 +269,9 @@ impl Engine {
             if model.levers.due_ms().is_some_and(|due| due <= now_ms) {
                 Arc::make_mut(&mut model.levers).expire(now_ms);
                 model.learners_mut().for_each(Enrolled::flush);
+                flushed.push(name.clone());
+            }
+            if model.begin_periods(now_ms) {
                 flushed.push(name.clone());
             }
             if let Some(enrolled) = model.production_mut()

@@ -13,26 +13,39 @@ use pawl_model::counts::Count;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{FOLD_VERSION, books::Books, enrolled::Enrolled, join::Join, supply::Supply};
+use crate::{
+    FOLD_VERSION,
+    books::Books,
+    budgets::{BudgetKey, Ledger},
+    enrolled::Enrolled,
+    join::Join,
+    supply::Supply,
+};
+
+/// The oldest version of the fold whose state can still be read.
+const OLDEST_READ: u32 = 3;
 
 thread_local! {
-    /// Whether what is read was written before the fields of [`Added`].
-    static BEFORE_ADDED: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+    /// The version of the fold that wrote what is read.
+    static WRITTEN_BY: core::cell::Cell<u32> = const { core::cell::Cell::new(FOLD_VERSION) };
 }
 
-/// A field that version 4 of the fold added: what version 3 wrote has none.
+/// A field that version `BY` of the fold added: what older ones wrote has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Added<T>(pub T);
+pub struct Added<const BY: u32, T>(pub T);
 
-impl<T: Serialize> Serialize for Added<T> {
+impl<const BY: u32, T: Serialize> Serialize for Added<BY, T> {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(to)
     }
 }
 
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Added<T> {
+impl<'de, const BY: u32, T: Deserialize<'de> + Default> Deserialize<'de> for Added<BY, T> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        if BEFORE_ADDED.get() { Ok(Self::default()) } else { T::deserialize(from).map(Self) }
+        if WRITTEN_BY.get() < BY {
+            return Ok(Self::default());
+        }
+        T::deserialize(from).map(Self)
     }
 }
 
@@ -87,7 +100,9 @@ pub struct Model {
     /// The last things that happened, the oldest first.
     pub alerts: VecDeque<Alert>,
     /// What was served and what came of it, over time.
-    pub books: Added<Books>,
+    pub books: Added<4, Books>,
+    /// What was spent of each budget.
+    pub budgets: Added<5, BTreeMap<BudgetKey, Ledger>>,
 }
 
 /// What is known of a floor.
@@ -100,7 +115,7 @@ pub struct Kept {
     /// The evidence.
     pub floor: Floor,
     /// Values that it had when it last opened or closed.
-    pub changed_at: Added<u64>,
+    pub changed_at: Added<4, u64>,
 }
 
 /// What became of the decisions for one action.
@@ -192,18 +207,18 @@ impl State {
         postcard::from_bytes(bytes).map_err(|e| e.to_string())
     }
 
-    /// Reads the state of a fold before this one, to go on from it where the log no longer holds what came before.
+    /// Reads the state of an older fold, to go on from it where the log no longer holds what came before.
     ///
     /// # Errors
-    /// If the bytes are not a state of the version before.
+    /// If the bytes are not a state of an older version that can be read.
     pub fn from_older(bytes: &[u8]) -> Result<Self, String> {
         let version = Self::version_of(bytes)?;
-        if version + 1 != FOLD_VERSION {
+        if !(OLDEST_READ..FOLD_VERSION).contains(&version) {
             return Err(format!("made by version {version} of the fold, this is {FOLD_VERSION}"));
         }
-        BEFORE_ADDED.set(true);
+        WRITTEN_BY.set(version);
         let read = postcard::from_bytes::<Self>(bytes);
-        BEFORE_ADDED.set(false);
+        WRITTEN_BY.set(FOLD_VERSION);
         let mut state = read.map_err(|e| e.to_string())?;
         state.fold_version = FOLD_VERSION;
         Ok(state)
@@ -266,6 +281,7 @@ impl State {
             by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
             books: Added::default(),
+            budgets: Added::default(),
         });
         // An order about an action that is gone cannot be taken back by anybody.
         let gone = |name: &ActionName| spec.action(name.as_str()).is_none();
@@ -282,6 +298,7 @@ impl State {
             model.books.0.forget_incumbent();
         }
         model.set_floors(&spec);
+        model.set_budgets(&spec);
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;
         let names = spec.actions().iter().map(|a| a.name.clone()).collect();

@@ -1,5 +1,6 @@
 //! The join as a specification: each rule on a tape of events.
 
+mod budgets;
 mod pipe;
 
 use pawl_domain::{

@@ -502,6 +502,7 @@ impl Learner {
             metrics: metrics.map(|(metric, state)| state.view(spec, metric)).collect(),
             weights: spec.metrics().iter().map(|m| m.weight).collect(),
             floors: Vec::new(),
+            budgets: Vec::new(),
             levers: Arc::default(),
             of_all: OnceLock::new(),
         }

@@ -1,5 +1,6 @@
 //! The immutable view that answers requests: a version's spec and a learner's weights at one position.
 
+mod budget;
 mod choose;
 mod floor;
 
@@ -13,6 +14,7 @@ use pawl_domain::{
 use pawl_stats::argmax::{self, Marginal};
 use semver::Version;
 
+pub use budget::BudgetView;
 pub use floor::FloorView;
 
 use crate::{
@@ -67,6 +69,8 @@ pub struct Snapshot {
     pub weights: Vec<f64>,
     /// How far the floors let the policy decide.
     pub floors: Vec<FloorView>,
+    /// The budgets that somebody has spent.
+    pub budgets: Vec<BudgetView>,
     /// What operators ordered.
     pub levers: Arc<Levers>,
     /// Thompson without context: the probabilities of all actions, once they were asked for.
@@ -110,6 +114,8 @@ pub enum Reason {
     Floor,
     /// An operator pinned the action.
     Pinned,
+    /// A budget is spent.
+    Budget,
 }
 
 impl Reason {
@@ -121,6 +127,7 @@ impl Reason {
             Self::Ramp => "ramp",
             Self::Floor => "floor",
             Self::Pinned => "pinned",
+            Self::Budget => "budget",
         }
     }
 }

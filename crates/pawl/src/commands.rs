@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod backup;
+pub mod budget;
 pub mod decision;
 pub mod demo;
 pub mod erase;

@@ -79,6 +79,9 @@ enum Command {
     Erase(commands::erase::Erase),
     /// Show how a policy stands: its actions, levers, feedback, alerts
     Status(commands::status::Status),
+    /// Budgets of a policy on a server
+    #[command(subcommand)]
+    Budget(commands::budget::Budget),
     /// Tell what a policy spent, saved and kept
     Report(commands::report::Report),
     /// Learners on a server
@@ -123,6 +126,7 @@ fn main() -> std::process::ExitCode {
         Command::Import(command) => command.run(&server),
         Command::Simulate(command) => command.run(server.json),
         Command::Report(command) => command.run(&server),
+        Command::Budget(command) => command.run(&server),
         Command::Learner(command) => command.run(&server),
         Command::Apply(command) => command.run(&server),
         Command::Action(command) => command.run(&server),

@@ -26,6 +26,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     metrics::Metrics,
     requests::Requests,
+    sessions,
 };
 
 /// Why a server did not start.
@@ -90,6 +91,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     requests: OnceLock<Requests>,
+    sessions: sessions::Table,
     in_flight: AtomicUsize,
     stopping: AtomicBool,
     /// Explanations fold the log again: one at a time.
@@ -168,9 +170,11 @@ impl App {
             let _nobody_waits = tell.send(result);
         })
         .map_err(StartError::Start)?;
+        let join = &fold.engine().state().join;
+        let sessions = sessions::Table::new(config.join.requests as u64, join.sessions());
         let requests = Requests::new(config.join.requests, config.limits.request_window.ms());
         let now_ms = clock.now_ms();
-        for (key, id) in fold.engine().state().join.requests() {
+        for (key, id) in join.requests() {
             requests.complete(key, now_ms, id);
         }
         // A log may fill nine tenths of what the disk has left, whatever its bound says.
@@ -206,6 +210,7 @@ impl App {
             clock,
             metrics,
             requests: OnceLock::from(requests),
+            sessions,
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             explaining: Semaphore::new(1),
@@ -277,6 +282,10 @@ impl App {
 
     pub(crate) fn requests(&self) -> &Requests {
         self.requests.get_or_init(|| Requests::new(self.config.join.requests, 0))
+    }
+
+    pub(crate) const fn sessions(&self) -> &sessions::Table {
+        &self.sessions
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

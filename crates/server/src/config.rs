@@ -184,7 +184,10 @@ pub const KEYS: &[(&str, &str)] = &[
         "join.open",
         "most decisions that wait for feedback; the oldest closes beyond, as if its deadline had passed",
     ),
-    ("join.requests", "most request_ids remembered for feedback by request_id"),
+    (
+        "join.requests",
+        "most request_ids remembered for feedback by request_id, and most decisions of sessions",
+    ),
     ("join.early", "most pieces of feedback held because their decision has not come"),
 ];
 

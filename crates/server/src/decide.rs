@@ -37,6 +37,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     http::{json, read_body},
     requests::Known,
+    sessions,
 };
 
 /// The body of a decide request.
@@ -87,9 +88,9 @@ pub struct DecideReply {
     payload: Option<serde_json::Value>,
     /// The probability with which it was drawn.
     probability: f64,
-    /// `ok`, `fallback`, `dry_run` or `unlogged`.
+    /// `ok`, `fallback`, `sticky`, `dry_run` or `unlogged`.
     outcome: String,
-    /// Why it was not the policy that chose (`holdback`, `ramp`, `pinned`, `policy_failed`), or why it is not in the log.
+    /// Why it was not the policy that chose (`holdback`, `ramp`, `floor`, `pinned`, `budget`, `session`, `policy_failed`), or why it is not in the log.
     reason: Option<String>,
 }
 
@@ -177,7 +178,7 @@ pub(crate) fn flat(metadata: Option<&RawValue>) -> ApiResult<Option<String>> {
 }
 
 /// Decides once. Returns the record, which is not yet in the log.
-fn choose(
+async fn choose(
     app: &App,
     snapshot: &Snapshot,
     body: &DecideRequest<'_>,
@@ -200,6 +201,7 @@ fn choose(
     if outcome == Outcome::Fallback {
         (decided.outcome, decided.reason) = (outcome, Some("policy_failed".to_owned()));
     }
+    sessions::repeat(app, snapshot, &mut decided).await?;
     Ok(decided)
 }
 
@@ -304,13 +306,13 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
         body_hash: body.request_id.as_ref().map(|_| xxhash_rust::xxh3::xxh3_64(text.as_bytes())),
     };
     if body.dry_run {
-        let decided = choose(app, &snapshot, &body, who)?;
+        let decided = choose(app, &snapshot, &body, who).await?;
         let reason = decided.reason.as_deref();
         return Ok(reply(&snapshot.spec, &decided, None, "dry_run", reason));
     }
     let key = body.request_id.as_ref().map(|id| request_key(snapshot.spec.name(), id));
     let Some(key) = key else {
-        let decided = choose(app, &snapshot, &body, who)?;
+        let decided = choose(app, &snapshot, &body, who).await?;
         let (text, _) = record(app, &snapshot, decided).await?;
         app.metrics().decide_seconds.observe(begun.elapsed().as_secs_f64());
         return Ok(text);
@@ -323,7 +325,7 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
         Known::Answered(id) => repeated(app, id, &who).await,
         Known::New => {
             let reserved = Reserved::new(app.clone(), key);
-            let decided = choose(app, &snapshot, &body, who)?;
+            let decided = choose(app, &snapshot, &body, who).await?;
             // A task of its own: a caller that hangs up now and asks again gets this decision, not another.
             let app = app.clone();
             let recording = tokio::spawn(async move {
@@ -384,7 +386,8 @@ async fn repeated(app: &App, id: DecisionId, who: &event::Caller) -> ApiResult<S
 const fn outcome(decided: &Decided) -> &'static str {
     match decided.outcome {
         Outcome::Fallback => "fallback",
-        _ => "ok",
+        Outcome::Sticky => "sticky",
+        Outcome::Ok | Outcome::Elsewhere => "ok",
     }
 }
 
@@ -424,6 +427,9 @@ async fn record(
         synced.map_err(|e| meanwhile.map_or(e.clone(), |action| e.or_do(action)))?;
     }
     let id = decided.id(Position { partition: 0, offset: place.offset });
+    if snapshot.spec.session().is_some() {
+        app.sessions().note(id, &decided);
+    }
     let reason = decided.reason.as_deref();
     Ok((reply(&snapshot.spec, &decided, Some(id), outcome(&decided), reason), Some(id)))
 }

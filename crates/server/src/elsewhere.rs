@@ -171,9 +171,12 @@ pub(crate) async fn report(
         end = places.last().map_or(end, |p| p.end);
         app.on_disk(end).await?;
     }
+    let sessions = snapshot.spec.session().map(|_| app.sessions());
     let id = |i: usize| match &events[i] {
         Event::Decided(d) => {
-            Some(d.id(Position { partition: 0, offset: places[i].offset }).to_string())
+            let id = d.id(Position { partition: 0, offset: places[i].offset });
+            sessions.iter().for_each(|s| s.note(id, d));
+            Some(id.to_string())
         }
         _ => None,
     };

@@ -33,13 +33,16 @@ pub struct FeedbackEvent<'a> {
     #[serde(default, borrow)]
     #[schema(value_type = Option<String>)]
     pub decision_id: Option<Cow<'a, str>>,
-    /// The decision's model, with `request_id`.
+    /// The decision's model, with `request_id` or `session_id`.
     #[serde(default, borrow)]
     #[schema(value_type = Option<String>)]
     pub model: Option<Cow<'a, str>>,
     /// The decision, by the caller's id.
     #[serde(default)]
     pub request_id: Option<String>,
+    /// The decisions of a session, as the model's `[session]` credits them.
+    #[serde(default)]
+    pub session_id: Option<String>,
     /// Values by metric name. Each metric of a decision is taken once.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -180,23 +183,49 @@ fn about(app: &App, caller: &Caller, target: &Target) -> ApiResult<Arc<pawl_mode
     app.live().published().get(name.as_str()).ok_or_else(|| ApiError::no_model(name.as_str()))
 }
 
-/// Checks one piece and makes its event.
-fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Event> {
-    let body: FeedbackEvent<'_> = parse(text)?;
+/// The decisions that a piece is for.
+fn targets(app: &App, caller: &Caller, body: &FeedbackEvent<'_>) -> ApiResult<Vec<Target>> {
     check_id("request_id", body.request_id.as_deref())?;
-    let target = match (&body.decision_id, &body.model, &body.request_id) {
-        (Some(id), None, None) => Target::Decision(
-            id.parse::<DecisionId>().map_err(|e| ApiError::field("decision_id", e))?,
-        ),
-        (None, Some(model), Some(request_id)) => {
-            Target::Request { model: model_name(model)?, request_id: request_id.clone() }
+    check_id("session_id", body.session_id.as_deref())?;
+    match (&body.decision_id, &body.model, &body.request_id, &body.session_id) {
+        (Some(id), None, None, None) => {
+            let id = id.parse::<DecisionId>().map_err(|e| ApiError::field("decision_id", e))?;
+            Ok(vec![Target::Decision(id)])
+        }
+        (None, Some(model), Some(request_id), None) => {
+            let (model, request_id) = (model_name(model)?, request_id.clone());
+            Ok(vec![Target::Request { model, request_id }])
+        }
+        (None, Some(model), None, Some(session_id)) => {
+            let model = model_name(model)?;
+            caller.may(Scope::Feedback, Some(model.as_str()))?;
+            let snapshot = app.live().published().get(model.as_str());
+            let snapshot = snapshot.ok_or_else(|| ApiError::no_model(model.as_str()))?;
+            let Some(session) = snapshot.spec.session() else {
+                let message = format!(
+                    "`{model}` has no `[session]` in its spec; add it, or send `decision_id`"
+                );
+                return Err(ApiError::field("session_id", message));
+            };
+            let decisions = app.sessions().credited(&model, session_id, session.credit)?;
+            Ok(decisions.into_iter().map(Target::Decision).collect())
         }
         _ => {
-            let message = "give `decision_id`, or `model` with `request_id`, and not both";
-            return Err(ApiError::field("decision_id", message));
+            let message =
+                "give `decision_id`, or `model` with `request_id` or `session_id`, and not both";
+            Err(ApiError::field("decision_id", message))
         }
-    };
-    let snapshot = about(app, caller, &target)?;
+    }
+}
+
+/// Checks one piece and makes its events: one a decision that it is for.
+fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Vec<Event>> {
+    let body: FeedbackEvent<'_> = parse(text)?;
+    let mut targets = targets(app, caller, &body)?;
+    // Of a session the oldest may be gone from the log.
+    let Some(newest) = targets.pop() else { return Ok(Vec::new()) };
+    let snapshot = about(app, caller, &newest)?;
+    targets.push(newest);
     let mut metrics: Vec<(String, f64)> = body.metrics.into_iter().collect();
     if let Some(raw) = body.label {
         // A class is part of the name: its number may differ between versions.
@@ -235,16 +264,20 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Event> {
             Some(name.parse().map_err(|e| ApiError::field("action_taken", e))?)
         }
     };
-    Ok(Event::Feedback(Feedback {
-        target,
-        received_ms: app.now_ms(),
-        at_ms: time("at", body.at)?,
-        metrics,
-        action_taken,
-        not_used: body.not_used,
-        principal: caller.principal(),
-        metadata: flat(body.metadata)?,
-    }))
+    let (at_ms, metadata) = (time("at", body.at)?, flat(body.metadata)?);
+    let event = |target| {
+        Event::Feedback(Feedback {
+            target,
+            received_ms: app.now_ms(),
+            at_ms,
+            metrics: metrics.clone(),
+            action_taken: action_taken.clone(),
+            not_used: body.not_used,
+            principal: caller.principal(),
+            metadata: metadata.clone(),
+        })
+    };
+    Ok(targets.into_iter().map(event).collect())
 }
 
 /// Whether the body is a list of events, and then which.
@@ -270,13 +303,15 @@ pub(crate) async fn feedback(
     let text = utf8(body)?;
     let mut rejected = Vec::new();
     let mut events = Vec::new();
+    let mut accepted = 1;
     match items(text)? {
-        None => events.push(check(app, caller, text)?),
+        None => events = check(app, caller, text)?,
         Some(items) => {
             app.check_batch("events", items.len())?;
+            accepted = items.len();
             for (index, item) in items.into_iter().enumerate() {
                 match check(app, caller, item.get()) {
-                    Ok(event) => events.push(event),
+                    Ok(of_item) => events.extend(of_item),
                     Err(e) => {
                         rejected.push(serde_json::json!({"index": index, "error": e.member()}))
                     }
@@ -292,7 +327,8 @@ pub(crate) async fn feedback(
         app.on_disk(end).await?;
     }
     let position = Position { partition: 0, offset: end }.to_string();
-    let reply = FeedbackReply { accepted: events.len(), rejected, position };
+    let accepted = accepted - rejected.len();
+    let reply = FeedbackReply { accepted, rejected, position };
     Ok(json(202, serde_json::to_string(&reply).map_err(ApiError::internal)?))
 }
 

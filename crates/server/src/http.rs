@@ -16,7 +16,7 @@ use tower::ServiceExt;
 use crate::{
     app::{App, StartError},
     auth::Caller,
-    backup, decide, decisions, elsewhere, erase,
+    backup, budgets, decide, decisions, elsewhere, erase,
     error::{ApiError, ApiResult, Code},
     explain, feedback, health, learner, levers, models, openapi, predict, report, versions,
 };
@@ -347,6 +347,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{model}/decide/batch", post(decide::batch))
         .route("/v1/models/{model}/learner", post(learner::change))
         .route("/v1/models/{model}/report", get(report::report))
+        .route("/v1/models/{model}/budgets", get(budgets::show))
         .route("/v1/models/{model}/levers", post(levers::pull))
         .route("/v1/models/{model}/predict", post(predict::predict))
         .route("/v1/models/{model}/examples", post(predict::examples))

@@ -5,6 +5,7 @@ mod app;
 mod append;
 mod auth;
 mod backup;
+mod budgets;
 pub mod config;
 mod decide;
 mod decisions;
@@ -23,6 +24,7 @@ pub mod openapi;
 mod predict;
 mod report;
 mod requests;
+mod sessions;
 mod versions;
 
 pub use app::{App, StartError};

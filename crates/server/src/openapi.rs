@@ -5,8 +5,8 @@ use hyper::header;
 use utoipa::OpenApi;
 
 use crate::{
-    backup, decide, decisions, elsewhere, erase, explain, feedback, health, learner, levers,
-    models, predict, report, versions,
+    backup, budgets, decide, decisions, elsewhere, erase, explain, feedback, health, learner,
+    levers, models, predict, report, versions,
 };
 
 #[derive(OpenApi)]
@@ -30,6 +30,7 @@ use crate::{
         learner::change,
         levers::pull,
         report::report,
+        budgets::show,
         models::list,
         models::show,
         versions::list,

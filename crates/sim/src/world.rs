@@ -35,6 +35,14 @@ weights = { quality = 1.0, cost = -0.5 }
 [feedback]
 deadline = "20s"
 missing = { quality = 0.0 }
+[session]
+sticky = "10s"
+[[budget]]
+metric = "cost"
+per = "hour"
+by = "kind"
+max = 5.0
+on_exceed = "cheapest_eligible"
 [learner]
 algorithm = "linear_thompson"
 half_life = 50
@@ -221,7 +229,8 @@ impl<D: Disk> World<D> {
             return Ok(());
         };
         let request_id = (self.stream.below(4) == 0).then(|| format!("r{}", self.stream.below(30)));
-        let caller = Caller { request_id, ..Caller::default() };
+        let session_id = nonce.is_multiple_of(3).then(|| format!("s{}", nonce / 3 % 10));
+        let caller = Caller { request_id, session_id, ..Caller::default() };
         let made = Made { epoch: self.fold.log().epoch(), nonce, at_ms: self.now_ms, caller };
         self.record(snapshot.record(&context, choice, made))
     }

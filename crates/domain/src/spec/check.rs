@@ -1,5 +1,6 @@
 //! The rules of a spec: each violation names its field, the value and the remedy.
 
+mod budgets;
 mod features;
 mod label;
 mod learner;
@@ -14,6 +15,7 @@ use super::{
     ModelSpec, ObjectiveSpec, Parameters, Prior, SCHEMA, feature,
 };
 use crate::suggest::nearest;
+use budgets::{check_budgets, check_session};
 use features::{check_action_features, check_crosses, check_features, check_terms};
 use label::{check_label, label_metric};
 use learner::{check_dimensions, check_explored, check_learner};
@@ -116,10 +118,12 @@ pub(super) fn check(spec: ModelSpec) -> Result<CheckedSpec, SpecErrors> {
         c.fail("learner.parameters", "shared parameters need one `prior` for all actions");
     }
     let rules = check_rules(&spec, &actions, &features, &mut c);
+    let budgets = check_budgets(&spec, &metrics, &features, &mut c);
+    check_session(&spec, &mut c);
     check_explored(&metrics, &policy, &mut c);
     check_dimensions(&spec, &metrics, &features, &policy, actions.len(), &mut c);
     if c.0.is_empty() {
-        Ok(CheckedSpec { spec, actions, features, metrics, rules, policy })
+        Ok(CheckedSpec { spec, actions, features, metrics, rules, budgets, policy })
     } else {
         Err(SpecErrors(c.0))
     }

@@ -214,3 +214,45 @@ fn a_floor_names_what_it_lacks() {
         assert!(errors.contains(field), "{from} → {to}: {errors}");
     }
 }
+
+#[test]
+fn budgets_and_sessions_name_what_is_wrong() {
+    let spec = |extra: &str| {
+        let text = format!(
+            "schema = 1\nname = \"m\"\nkind = \"policy\"\nactions = [\"a\", \"b\"]\n[features]\n\
+             tenant = {{ type = \"category\" }}\nhidden = {{ type = \"category\", log = \"encoded\" }}\n\
+             size = {{ type = \"number\" }}\n[metrics]\ncost = {{ goal = \"min\", bounds = [0, 1] }}\n[learner]\nalgorithm = \"ucb1\"\n\
+             {extra}\n"
+        );
+        ModelSpec::from_toml(&text).map_err(|e| e.to_string())?.check().map_err(|e| e.to_string())
+    };
+    let whole = "[[budget]]\nmetric = \"cost\"\nper = \"day\"\nby = \"tenant\"\nmax = 5\non_exceed = \"alert\"\n\
+                 [session]\nsticky = \"30m\"\n";
+    let checked = spec(whole).unwrap();
+    assert_eq!((checked.budgets()[0].metric, checked.budgets()[0].by), (0, Some(2)));
+    assert_eq!(checked.session().unwrap().credit, Credit::All);
+    for (from, to, field) in [
+        (
+            "\"cost\"",
+            "\"cots\"",
+            "budget[0].metric: `cots` is not a declared metric; did you mean `cost`?",
+        ),
+        (
+            "\"tenant\"",
+            "\"tenat\"",
+            "budget[0].by: `tenat` is not a declared feature; did you mean",
+        ),
+        ("\"tenant\"", "\"hidden\"", "budget[0].by: `hidden` must be a category"),
+        ("\"tenant\"", "\"size\"", "budget[0].by: `size` must be a category"),
+        ("max = 5", "max = 0", "budget[0].max: `0` must be above 0"),
+        ("\"alert\"", "\"incumbent\"", "budget[0].on_exceed: there is no incumbent"),
+        ("\"day\"", "\"month\"", "unknown variant `month`"),
+        ("30m", "8d", "session.sticky: must be above 0 and at most 7d"),
+        ("sticky", "stiky", "did you mean `sticky`?"),
+    ] {
+        let errors = spec(&whole.replacen(from, to, 1)).unwrap_err();
+        assert!(errors.contains(field), "{from} → {to}: {errors}");
+    }
+    let twice = format!("{}{whole}", whole.split("[session]").next().unwrap());
+    assert!(spec(&twice).unwrap_err().contains("there is one of this metric"));
+}

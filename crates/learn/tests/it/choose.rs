@@ -86,7 +86,7 @@ fn shares_are_drawn_as_they_are_logged() {
             None => reasons[0] += 1,
             Some(Reason::Holdback) => reasons[1] += 1,
             Some(Reason::Ramp) => reasons[2] += 1,
-            Some(Reason::Pinned | Reason::Floor) => {
+            Some(Reason::Pinned | Reason::Floor | Reason::Budget) => {
                 panic!("nothing is pinned, no floor is declared")
             }
         }

@@ -50,8 +50,21 @@ impl Snapshot {
         }
         self.encode(context, &choice.eligible, work);
         self.weigh(choice, seed, work);
+        if let Some(at) = self.within_budget(choice, context, &work.scores) {
+            choice.probabilities.fill(0.0);
+            choice.probabilities[at] = 1.0;
+            (choice.chosen, choice.reason) = (at, Some(Reason::Budget));
+            return;
+        }
         self.limit_probation(choice, &work.scores.score);
         self.draw(choice, seed, &work.scores);
+    }
+
+    /// Whether the policy decides any of the traffic.
+    #[must_use]
+    pub fn policy_decides(&self) -> bool {
+        let [_, ramp] = self.spec.shares();
+        self.levers.ramp.unwrap_or(ramp) > 0.0 && self.floors.iter().all(|f| f.share > 0.0)
     }
 
     /// The incumbent where it is eligible, else the first eligible action.
@@ -136,7 +149,7 @@ impl Snapshot {
         usual.for_each(|(_, p)| *p *= factor);
     }
 
-    fn is_on_probation(&self, action: u16) -> bool {
+    pub(super) fn is_on_probation(&self, action: u16) -> bool {
         self.spec.actions()[usize::from(action)].state == ActionState::Probation
     }
 

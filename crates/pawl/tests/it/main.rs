@@ -17,5 +17,6 @@ mod metrics;
 mod process;
 mod real;
 mod report;
+mod sessions;
 mod simulate;
 mod upgrade;

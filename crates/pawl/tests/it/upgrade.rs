@@ -70,12 +70,20 @@ fn data_of_the_fold_before_opens_and_folds_on() {
     assert_eq!(learned, 182);
 }
 
-/// `fold-3-redacted` was made by the same binary with `context_retention = "1s"`: contexts are gone from its first segment, so what
-/// it learned cannot be learned again. Its newest checkpoint is taken over. That binary said: 800 values learned.
+/// `fold-3-redacted` was made by the same binary with `context_retention = "1s"`, `fold-4-redacted` by the one whose fold was version
+/// 4: contexts are gone from its first segment, so what it learned cannot be learned again. Its newest checkpoint is taken
+/// over. Both said: 800 values learned, 400 values of the floor.
 #[test]
-fn what_the_fold_before_learned_is_taken_over_where_contexts_are_gone() {
+fn what_a_fold_before_learned_is_taken_over_where_contexts_are_gone() {
+    for fixture in ["fold-3-redacted", "fold-4-redacted"] {
+        take_over(fixture);
+    }
+}
+
+fn take_over(fixture: &str) {
     let dir = tempfile::tempdir().unwrap();
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fold-3-redacted"), dir.path());
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(fixture);
+    copy(&fixture, dir.path());
     let server = Server::start(dir.path(), &[]);
     let router = server.json("/v1/models/router");
     assert_eq!(router["feedback"]["learned"], 800);
