@@ -7,19 +7,20 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response};
 use pawl_domain::{
-    CheckedSpec, DecisionId, Event, Position,
-    event::{Decided, Removal, Target},
+    CheckedSpec, DecisionId, Event, ModelName, Position,
+    event::{Decided, Feedback, Removal, Target},
     spec::Kind,
 };
 use pawl_store::{LogError, log::Entry, registry::Scope};
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
     decide::model_name,
     error::{ApiError, ApiResult, Code},
     http, predict,
+    report::moment,
 };
 
 /// Most records that one request reads.
@@ -117,6 +118,19 @@ pub(crate) fn describe(spec: &CheckedSpec, id: DecisionId, d: &Decided) -> Value
     value
 }
 
+/// A piece of feedback as JSON; `next` is where its record ends.
+fn describe_feedback(f: &Feedback, next: u64) -> Value {
+    json!({
+        "position": Position { partition: 0, offset: next }.to_string(),
+        "received_ms": f.received_ms,
+        "at_ms": f.at_ms,
+        "metrics": f.metrics.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        "action_taken": f.action_taken,
+        "not_used": f.not_used,
+        "principal": f.principal,
+    })
+}
+
 /// The feedback for a decision, found by reading on in the log; and whether the reading reached the head.
 pub(crate) fn feedback_for(
     app: &App,
@@ -138,15 +152,7 @@ pub(crate) fn feedback_for(
             }
         };
         if ours {
-            found.push(json!({
-                "position": Position { partition: 0, offset: entry.next }.to_string(),
-                "received_ms": f.received_ms,
-                "at_ms": f.at_ms,
-                "metrics": f.metrics.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-                "action_taken": f.action_taken,
-                "not_used": f.not_used,
-                "principal": f.principal,
-            }));
+            found.push(describe_feedback(&f, entry.next));
         }
     }
     Ok((found, false))
@@ -178,23 +184,73 @@ pub(crate) async fn show(
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
-    /// Decisions at or after this time: milliseconds since 1970, or RFC 3339.
+    /// Decisions at or after this time: a duration before now such as `1h`, milliseconds since 1970, or RFC 3339.
     pub since: Option<String>,
+    /// Decisions before this time.
+    pub until: Option<String>,
     /// Only this action.
     pub action: Option<String>,
     /// Only this outcome.
     pub outcome: Option<String>,
+    /// Only about this one.
+    pub targeting_key: Option<String>,
+    /// Only of this session.
+    pub session_id: Option<String>,
     /// Go on where the last page ended.
     pub cursor: Option<String>,
     /// Most decisions of the page; 100 by default, at most 1000.
     pub limit: Option<usize>,
 }
 
-/// List a model's decisions, oldest first. `cursor` of the reply is where the next page begins; null at the end.
+/// Where a listing begins.
+fn begin(app: &App, cursor: Option<&String>) -> ApiResult<u64> {
+    let Some(cursor) = cursor else { return Ok(app.log().first()) };
+    let position: Position = cursor.parse().map_err(|e| ApiError::field("cursor", e))?;
+    Ok(position.offset.max(app.log().first()))
+}
+
+/// A cursor that a caller made up points into the middle of a record.
+fn misplaced(given: bool) -> impl Fn(LogError) -> ApiError {
+    move |e| match e {
+        LogError::Damaged(_) | LogError::Absent(_) if given => {
+            ApiError::field("cursor", format!("is not where a page ended, or {e}"))
+        }
+        other => ApiError::internal(other),
+    }
+}
+
+/// Which decisions are meant.
+struct Wanted {
+    model: ModelName,
+    from_ms: u64,
+    below_ms: u64,
+    query: ListQuery,
+}
+
+impl Wanted {
+    fn has(&self, d: &Decided) -> bool {
+        let same = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
+        d.model == self.model
+            && (self.from_ms..self.below_ms).contains(&d.at_ms)
+            && same(&self.query.targeting_key, &d.caller.targeting_key)
+            && same(&self.query.session_id, &d.caller.session_id)
+    }
+
+    /// Whether the described decision is meant too.
+    fn says(&self, value: &Value) -> bool {
+        let fits = |wanted: &Option<String>, key: &str| {
+            wanted.as_ref().is_none_or(|w| value[key].as_str() == Some(w))
+        };
+        fits(&self.query.action, "action") && fits(&self.query.outcome, "outcome")
+    }
+}
+
+/// List a model's decisions, oldest first. `cursor` of the reply is where the next page begins; null at the end. `position` is where
+/// reading ended, also there: a cursor for what comes later.
 #[utoipa::path(
     get, path = "/v1/models/{model}/decisions",
     params(("model" = String, Path, description = "name"), ListQuery),
-    responses((status = 200, description = "decisions and cursor"))
+    responses((status = 200, description = "decisions, cursor and position"))
 )]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
@@ -213,57 +269,113 @@ pub(crate) async fn list(
     for row in rows {
         specs.insert(row.version, CheckedSpec::from_json(&row.spec).map_err(ApiError::internal)?);
     }
-    let since = match &query.since {
-        None => 0,
-        Some(text) => {
-            let quoted = if text.bytes().all(|b| b.is_ascii_digit()) {
-                text.clone()
-            } else {
-                json!(text).to_string()
-            };
-            let raw = RawValue::from_string(quoted).map_err(|e| ApiError::field("since", e))?;
-            crate::feedback::time("since", Some(&raw))?.unwrap_or(0)
-        }
+    let at = |field: &str, text: &Option<String>, otherwise| {
+        text.as_ref().map_or(Ok(otherwise), |t| moment(field, t, app.now_ms()))
     };
-    let from = match &query.cursor {
-        None => app.log().first(),
-        Some(cursor) => {
-            let position: Position = cursor.parse().map_err(|e| ApiError::field("cursor", e))?;
-            position.offset.max(app.log().first())
-        }
-    };
-    let given = query.cursor.is_some();
+    let (from_ms, below_ms) = (at("since", &query.since, 0)?, at("until", &query.until, u64::MAX)?);
+    let from = begin(&app, query.cursor.as_ref())?;
+    let misplaced = misplaced(query.cursor.is_some());
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
     let log = app.log().clone();
+    let wanted = Wanted { model, from_ms, below_ms, query };
     let listed = tokio::task::spawn_blocking(move || {
         let mut reader = log.reader(from);
         let mut decisions = Vec::new();
+        let mut ended = false;
         for _ in 0..SCAN_MAX {
             if decisions.len() >= limit {
                 break;
             }
-            let entry = reader.next_decision(u64::MAX).map_err(|e| match e {
-                LogError::Damaged(_) | LogError::Absent(_) if given => {
-                    ApiError::field("cursor", format!("is not where a page ended, or {e}"))
-                }
-                other => ApiError::internal(other),
-            })?;
-            let Some(entry) = entry else { return Ok((decisions, None)) };
+            let Some(entry) = reader.next_decision(u64::MAX).map_err(&misplaced)? else {
+                ended = true;
+                break;
+            };
             let Event::Decided(d) = entry.event else { continue };
-            let Some(spec) = specs.get(&d.version).filter(|_| d.model == model && d.at_ms >= since)
-            else {
-                continue;
-            };
+            let Some(spec) = specs.get(&d.version).filter(|_| wanted.has(&d)) else { continue };
             let value = describe(spec, d.id(Position { partition: 0, offset: entry.offset }), &d);
-            let fits = |wanted: &Option<String>, key: &str| {
-                wanted.as_ref().is_none_or(|w| value[key].as_str() == Some(w))
-            };
-            if fits(&query.action, "action") && fits(&query.outcome, "outcome") {
+            if wanted.says(&value) {
                 decisions.push(value);
             }
         }
-        Ok((decisions, Some(Position { partition: 0, offset: reader.offset() }.to_string())))
+        let position = Position { partition: 0, offset: reader.offset() }.to_string();
+        let cursor = (!ended).then_some(&position);
+        Ok::<_, ApiError>(json!({"decisions": decisions, "cursor": cursor, "position": position}))
     });
-    let (decisions, cursor) = listed.await.map_err(ApiError::internal)??;
-    Ok(http::json(200, json!({"decisions": decisions, "cursor": cursor}).to_string()))
+    let value = listed.await.map_err(ApiError::internal)??;
+    Ok(http::json(200, value.to_string()))
+}
+
+/// Which feedback to list.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct FeedbackQuery {
+    /// Feedback that came at or after this time: a duration before now such as `1h`, milliseconds since 1970, or RFC 3339.
+    pub since: Option<String>,
+    /// Go on where the last page ended.
+    pub cursor: Option<String>,
+    /// Most pieces of the page; 100 by default, at most 1000.
+    pub limit: Option<usize>,
+}
+
+/// List the feedback for a model's decisions in the order in which it came, as it came: also what taught nothing because it was late
+/// or a repetition. `cursor` of the reply is where the next page begins; null at the end.
+#[utoipa::path(
+    get, path = "/v1/models/{model}/feedback",
+    params(("model" = String, Path, description = "name"), FeedbackQuery),
+    responses((status = 200, description = "feedback, each piece with its decision_id or request_id, and cursor"))
+)]
+pub(crate) async fn list_feedback(
+    State(app): State<Arc<App>>,
+    Path(model): Path<String>,
+    query: Result<Query<FeedbackQuery>, axum::extract::rejection::QueryRejection>,
+    headers: HeaderMap,
+) -> ApiResult<Response<Full<Bytes>>> {
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let _in_flight = app.enter()?;
+    let model = model_name(&model)?;
+    caller.may(Scope::Read, Some(model.as_str()))?;
+    app.live().published().get(model.as_str()).ok_or_else(|| ApiError::no_model(model.as_str()))?;
+    let Query(query) = query.map_err(|e| ApiError::field("query", e.body_text()))?;
+    let from_ms = query.since.as_ref().map_or(Ok(0), |text| moment("since", text, app.now_ms()))?;
+    let from = begin(&app, query.cursor.as_ref())?;
+    let misplaced = misplaced(query.cursor.is_some());
+    let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
+    let log = app.log().clone();
+    let listed = tokio::task::spawn_blocking(move || {
+        let mut reader = log.reader(from);
+        let mut found = Vec::new();
+        let mut ended = false;
+        for _ in 0..SCAN_MAX {
+            if found.len() >= limit {
+                break;
+            }
+            let Some(entry) = reader.next_entry().map_err(&misplaced)? else {
+                ended = true;
+                break;
+            };
+            let Event::Feedback(f) = entry.event else { continue };
+            if f.received_ms < from_ms {
+                continue;
+            }
+            // An id says nothing of its model: its record does.
+            let (ours, id, request_id) = match &f.target {
+                Target::Decision(id) => {
+                    let made = log.read(id.position.offset).map(|e| e.event);
+                    let ours = matches!(&made, Ok(Event::Decided(d)) if d.model == model);
+                    (ours, Some(id.to_string()), None)
+                }
+                Target::Request { model: of, request_id } => (*of == model, None, Some(request_id)),
+            };
+            if ours {
+                let mut value = describe_feedback(&f, entry.next);
+                value["decision_id"] = id.into();
+                value["request_id"] = request_id.cloned().into();
+                found.push(value);
+            }
+        }
+        let cursor = Position { partition: 0, offset: reader.offset() }.to_string();
+        Ok::<_, ApiError>(json!({"feedback": found, "cursor": (!ended).then_some(cursor)}))
+    });
+    let value = listed.await.map_err(ApiError::internal)??;
+    Ok(http::json(200, value.to_string()))
 }

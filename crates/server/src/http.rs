@@ -347,6 +347,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{model}/decide/batch", post(decide::batch))
         .route("/v1/models/{model}/learner", post(learner::change))
         .route("/v1/models/{model}/report", get(report::report))
+        .route("/v1/models/{model}/feedback", get(decisions::list_feedback))
         .route("/v1/models/{model}/budgets", get(budgets::show))
         .route("/v1/models/{model}/levers", post(levers::pull))
         .route("/v1/models/{model}/predict", post(predict::predict))

@@ -31,6 +31,7 @@ use crate::{
         levers::pull,
         report::report,
         budgets::show,
+        decisions::list_feedback,
         models::list,
         models::show,
         versions::list,

@@ -37,18 +37,18 @@ pub struct ReportQuery {
 }
 
 /// The time that a text means, counted back from now where it is a duration.
-pub(crate) fn since(text: &str, now_ms: u64) -> ApiResult<u64> {
+pub(crate) fn moment(field: &str, text: &str, now_ms: u64) -> ApiResult<u64> {
     if let Ok(duration) = text.parse::<Duration>() {
         return Ok(now_ms.saturating_sub(duration.ms()));
     }
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let json = if digits { text.to_owned() } else { json!(text).to_string() };
-    let raw = RawValue::from_string(json).map_err(|e| ApiError::field("since", e))?;
-    Ok(time("since", Some(&raw))
+    let raw = RawValue::from_string(json).map_err(|e| ApiError::field(field, e))?;
+    Ok(time(field, Some(&raw))
         .map_err(|_| {
             let rule =
                 "is neither a duration such as `7d`, nor milliseconds since 1970, nor RFC 3339";
-            ApiError::field("since", format!("`{text}` {rule}"))
+            ApiError::field(field, format!("`{text}` {rule}"))
         })?
         .unwrap_or(0))
 }
@@ -128,7 +128,7 @@ pub(crate) async fn report(
     let name = model_name(&model)?;
     caller.may(Scope::Read, Some(name.as_str()))?;
     let Query(query) = query.map_err(|e| ApiError::field("query", e.body_text()))?;
-    let from_ms = since(query.since.as_deref().unwrap_or("7d"), now_ms)?;
+    let from_ms = moment("since", query.since.as_deref().unwrap_or("7d"), now_ms)?;
     let (asked, wanted) = (app.clone(), name.clone());
     let inspected = tokio::task::spawn_blocking(move || asked.live().model(wanted)).await;
     let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;

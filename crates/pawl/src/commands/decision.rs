@@ -1,5 +1,8 @@
 //! `pawl decision`: what was decided, and why.
 
+mod export;
+mod list;
+
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
@@ -10,6 +13,27 @@ use crate::client::{Server, segment};
 /// Commands on decisions.
 #[derive(Subcommand, Debug)]
 pub enum Decision {
+    /// List a model's decisions, the oldest first
+    List {
+        #[command(flatten)]
+        of: list::Of,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Follow a model's decisions as they are made, until interrupted
+    Tail {
+        #[command(flatten)]
+        of: list::Of,
+    },
+    /// Write a model's decisions with what came of them to a file that `pawl simulate` and `pawl import` read
+    Export {
+        #[command(flatten)]
+        of: list::Of,
+        /// The file: .jsonl, .csv, each with .gz or not, or .parquet
+        #[arg(long)]
+        out: std::path::PathBuf,
+    },
     /// Show a decision and the feedback that came for it
     Show {
         /// The decision id
@@ -28,6 +52,9 @@ impl Decision {
         let (id, what) = match self {
             Self::Show { id } => (id, ""),
             Self::Explain { id } => (id, "/explain"),
+            Self::List { of, limit } => return of.list(server, *limit),
+            Self::Tail { of } => return of.tail(server),
+            Self::Export { of, out } => return export::run(server, of, out),
         };
         let reply = server.get(&format!("/v1/decisions/{}{what}", segment(id)))?;
         show(server, &reply, describe);

@@ -1,5 +1,7 @@
 //! Rows of a file by the names of their columns: CSV, JSON lines, plain or gzipped, or Parquet.
 
+mod write;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -14,6 +16,8 @@ use pawl_domain::{
     spec::{Feature, FeatureType},
 };
 use serde_json::{Map, Value};
+
+pub use write::{Cells, Format, Writer};
 
 /// The cells of a row. A cell of CSV is text.
 #[derive(Clone, Debug, Default)]

@@ -6,6 +6,7 @@ mod api;
 mod backup;
 mod bounds;
 mod cli;
+mod decisions;
 mod erase;
 mod gateway;
 mod import;

@@ -120,12 +120,21 @@ impl Server {
 
     /// Runs a client command against this server.
     pub fn command(&self, arguments: &[&str]) -> Output {
+        self.prepared(arguments).output().unwrap()
+    }
+
+    /// Begins one that goes on, its output to be read.
+    pub fn follow(&self, arguments: &[&str]) -> Child {
+        self.prepared(arguments).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = pawl();
         command.args(arguments).env("PAWL_SERVER", &self.base);
         if let Some(key) = &self.key {
             command.env("PAWL_KEY", key);
         }
-        command.output().unwrap()
+        command
     }
 
     /// kill -9, without waiting for the end.
