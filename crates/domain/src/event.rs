@@ -357,6 +357,18 @@ pub enum ChangeKind {
         /// What.
         change: LeverChange,
     },
+    /// A model answers no more, or again. Feedback still teaches it.
+    Archived {
+        /// Which.
+        model: ModelName,
+        /// Whether it is from here on.
+        archived: bool,
+    },
+    /// A model and what it learned are gone.
+    Deleted {
+        /// Which.
+        model: ModelName,
+    },
 }
 
 /// What a learner is told.

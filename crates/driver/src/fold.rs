@@ -499,7 +499,7 @@ impl Unlogged {
 }
 
 /// Whether the log holds everything that was ever written.
-fn is_whole(log: &Log) -> bool {
+pub(crate) fn is_whole(log: &Log) -> bool {
     log.first() == 0 && log.redacted_below() == 0 && log.erased_below() == 0
 }
 
@@ -511,7 +511,7 @@ fn foldable(log: &Log, state: &State) -> bool {
 }
 
 /// The engine at the newest valid checkpoint at or before `at_most`, and its position.
-fn newest(disk: &dyn Disk, at_most: u64) -> io::Result<(Engine, u64)> {
+pub(crate) fn newest(disk: &dyn Disk, at_most: u64) -> io::Result<(Engine, u64)> {
     for position in checkpoints::positions(disk)?.into_iter().rev().filter(|p| *p <= at_most) {
         let state = checkpoints::read(disk, position)?;
         if let Some(Ok(state)) = state.map(|bytes| State::from_bytes(&bytes)) {
@@ -522,7 +522,7 @@ fn newest(disk: &dyn Disk, at_most: u64) -> io::Result<(Engine, u64)> {
 }
 
 /// The engine at the newest checkpoint of the fold before this one, and its position.
-fn newest_older(disk: &dyn Disk) -> io::Result<Option<(Engine, u64)>> {
+pub(crate) fn newest_older(disk: &dyn Disk) -> io::Result<Option<(Engine, u64)>> {
     for position in checkpoints::positions(disk)?.into_iter().rev() {
         let state = checkpoints::read(disk, position)?;
         if let Some(Ok(state)) = state.map(|bytes| State::from_older(&bytes)) {

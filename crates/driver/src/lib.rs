@@ -6,6 +6,7 @@
 mod clock;
 mod fold;
 mod live;
+mod plan;
 mod published;
 mod retention;
 mod syncer;
@@ -14,6 +15,7 @@ pub use clock::{Clock, SlewedClock};
 pub use fold::{Fold, RecoverError, Recovered, Unlogged};
 
 pub use live::{Erased, Inspection, Known, Live, Settings, Stopped};
+pub use plan::{Begins, Plan};
 pub use published::Published;
 pub use retention::Retention;
 pub use syncer::{SyncError, Syncer};

@@ -370,11 +370,16 @@ impl Worker {
         let published = &self.published;
         self.unpublished.retain(|name, since| {
             let enrolled = engine.state().models.get(name).and_then(Model::production);
-            let Some(enrolled) = enrolled else { return false };
+            let Some(enrolled) = enrolled else {
+                published.remove(name);
+                return false;
+            };
             let before = published.get(name.as_str()).filter(|s| s.learner == enrolled.id());
             // An order of an operator waits for no batch.
-            let before = before
-                .filter(|s| engine.state().models.get(name).is_some_and(|m| m.levers == s.levers));
+            let before = before.filter(|s| {
+                let model = engine.state().models.get(name);
+                model.is_some_and(|m| m.levers == s.levers && m.archived.0 == s.archived)
+            });
             let gathers = enrolled.batch_due_ms().is_some();
             if enrolled.spec().policy().online.is_some() {
                 // Batches are the unit of publication, and what waits in one is not in the position yet.

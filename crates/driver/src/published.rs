@@ -53,6 +53,13 @@ impl Published {
         self.models.load().keys().cloned().collect()
     }
 
+    /// A model is gone.
+    pub(crate) fn remove(&self, model: &ModelName) {
+        let mut fewer = BTreeMap::clone(&self.models.load());
+        fewer.remove(model);
+        self.models.store(Arc::new(fewer));
+    }
+
     /// Puts a snapshot in place. Only the driver does.
     pub(crate) fn put(&self, model: &ModelName, snapshot: Snapshot) {
         let at = self.since.elapsed().as_micros() as u64;

@@ -241,6 +241,7 @@ impl Engine {
         let levers = model.levers.clone();
         let mut snapshot = model.production_mut()?.snapshot(position);
         snapshot.levers = levers;
+        snapshot.archived = model.archived.0;
         model.hold_floors(&mut snapshot);
         model.hold_budgets(&mut snapshot);
         Some(snapshot)
@@ -371,6 +372,17 @@ impl Engine {
             // What waits for its batch would keep the view of before.
             known.learners_mut().for_each(Enrolled::flush);
             self.touched(model);
+        }
+        if let ChangeKind::Archived { model, archived } = &change.kind
+            && let Some(known) = self.state.models.get_mut(model)
+        {
+            known.archived.0 = *archived;
+            known.learners_mut().for_each(Enrolled::flush);
+            self.touched(model);
+        }
+        if let ChangeKind::Deleted { model } = &change.kind {
+            self.state.delete(model);
+            self.dirty.insert(model.clone());
         }
         self.state.registry = (change.incarnation, change.seq);
         Ok(())

@@ -101,6 +101,8 @@ pub struct Model {
     pub alerts: VecDeque<Alert>,
     /// What was served and what came of it, over time.
     pub books: Added<4, Books>,
+    /// Whether it answers no more.
+    pub archived: Added<5, bool>,
     /// What was spent of each budget.
     pub budgets: Added<5, BTreeMap<BudgetKey, Ledger>>,
 }
@@ -281,6 +283,7 @@ impl State {
             by_action: BTreeMap::new(),
             alerts: VecDeque::new(),
             books: Added::default(),
+            archived: Added::default(),
             budgets: Added::default(),
         });
         // An order about an action that is gone cannot be taken back by anybody.
@@ -307,6 +310,16 @@ impl State {
             let next = model.bits.len() as u8 + 1;
             model.bits.entry(metric.name.clone()).or_insert(next);
         }
+        self.follow_deadlines();
+    }
+
+    /// A model and what it learned are gone.
+    pub(crate) fn delete(&mut self, name: &ModelName) {
+        self.models.remove(name);
+        self.follow_deadlines();
+    }
+
+    fn follow_deadlines(&mut self) {
         let deadlines: Vec<(&ModelName, u64)> =
             self.models.iter().map(|(name, m)| (name, m.deadline_ms())).collect();
         self.join.set_deadlines(&deadlines, self.position);

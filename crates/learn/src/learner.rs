@@ -503,6 +503,7 @@ impl Learner {
             weights: spec.metrics().iter().map(|m| m.weight).collect(),
             floors: Vec::new(),
             budgets: Vec::new(),
+            archived: false,
             levers: Arc::default(),
             of_all: OnceLock::new(),
         }

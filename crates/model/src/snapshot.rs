@@ -73,6 +73,8 @@ pub struct Snapshot {
     pub budgets: Vec<BudgetView>,
     /// What operators ordered.
     pub levers: Arc<Levers>,
+    /// Whether the model answers no more.
+    pub archived: bool,
     /// Thompson without context: the probabilities of all actions, once they were asked for.
     pub of_all: OnceLock<Vec<f64>>,
 }

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod backup;
 pub mod budget;
+pub mod capacity;
 pub mod decision;
 pub mod demo;
 pub mod erase;

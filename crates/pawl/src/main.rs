@@ -32,6 +32,8 @@ enum Command {
     Demo(commands::demo::Demo),
     /// Run the server
     Serve(commands::serve::Serve),
+    /// Tell what disk, memory and recovery time a rate of decisions takes
+    Capacity(commands::capacity::Capacity),
     /// Ask a server whether it is ready; fails where it is not
     Health(commands::health::Health),
     /// Models on a server
@@ -109,6 +111,7 @@ fn main() -> std::process::ExitCode {
     let done = match command {
         Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
+        Command::Capacity(command) => command.run(server.json),
         Command::Health(command) => command.run(&server),
         Command::Model(command) => command.run(&server),
         Command::Version(command) => command.run(&server),

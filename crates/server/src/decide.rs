@@ -121,6 +121,9 @@ pub(crate) fn utf8(body: &[u8]) -> ApiResult<&str> {
 pub(crate) fn find(app: &App, reference: &str) -> ApiResult<Arc<Snapshot>> {
     let (name, wanted) = reference.split_once('@').map_or((reference, None), |(n, r)| (n, Some(r)));
     let snapshot = app.live().published().get(name).ok_or_else(|| ApiError::no_model(name))?;
+    if snapshot.archived {
+        return Err(ApiError::new(Code::ModelArchived, format!("the model `{name}` is archived")));
+    }
     match wanted {
         Some(r) if r != "production" && snapshot.version.to_string() != r => {
             let detail =

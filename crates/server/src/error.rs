@@ -63,6 +63,10 @@ codes! {
     RequestInProgress "request_in_progress" 409 true "wait for the answer to the first request";
     /// No such model.
     ModelNotFound "model_not_found" 404 false "create the model, or correct its name";
+    /// The model answers no more.
+    ModelArchived "model_archived" 410 false "ask another model, or `pawl model unarchive` it";
+    /// Only an archived model may be deleted.
+    NotArchived "not_archived" 409 false "`pawl model archive` it first, and see that nobody misses it";
     /// A policy was asked to predict, or another model to choose.
     WrongKind "wrong_kind" 422 false "ask the route of the model's kind: `decide` or `predict`";
     /// No such version, alias or stage.

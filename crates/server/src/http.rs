@@ -15,6 +15,7 @@ use tower::ServiceExt;
 
 use crate::{
     app::{App, StartError},
+    archive,
     auth::Caller,
     backup, budgets, decide, decisions, elsewhere, erase,
     error::{ApiError, ApiResult, Code},
@@ -338,7 +339,7 @@ fn router(app: Arc<App>) -> Router {
     use axum::routing::{any, delete, get, post};
     Router::new()
         .route("/v1/models", get(models::list).post(models::create))
-        .route("/v1/models/{model}", get(models::show))
+        .route("/v1/models/{model}", get(models::show).delete(archive::delete))
         .route("/v1/models/{model}/versions", get(versions::list).post(versions::add))
         .route("/v1/models/{model}/versions/cut", post(versions::cut))
         .route("/v1/models/{model}/versions/{version}/artifact", get(versions::artifact))
@@ -348,6 +349,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{model}/learner", post(learner::change))
         .route("/v1/models/{model}/report", get(report::report))
         .route("/v1/models/{model}/feedback", get(decisions::list_feedback))
+        .route("/v1/models/{model}/archive", post(archive::archive).delete(archive::unarchive))
         .route("/v1/models/{model}/budgets", get(budgets::show))
         .route("/v1/models/{model}/levers", post(levers::pull))
         .route("/v1/models/{model}/predict", post(predict::predict))

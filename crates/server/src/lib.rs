@@ -3,6 +3,7 @@
 mod actions;
 mod app;
 mod append;
+mod archive;
 mod auth;
 mod backup;
 mod budgets;

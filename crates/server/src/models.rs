@@ -30,7 +30,8 @@ use crate::{
 
 pub(crate) fn refused(e: RegistryError) -> ApiError {
     let code = match &e {
-        RegistryError::Exists { .. } => Code::AlreadyExists,
+        RegistryError::Exists { .. } | RegistryError::Deleted(_) => Code::AlreadyExists,
+        RegistryError::NotArchived(_) => Code::NotArchived,
         RegistryError::NotFound { what: "model", .. } => Code::ModelNotFound,
         RegistryError::NotFound { .. } => Code::KeyNotFound,
         RegistryError::Unchanged(_) => Code::Unchanged,
@@ -96,9 +97,10 @@ pub(crate) async fn list(
         .filter(readable)
         .filter_map(|name| {
             let snapshot = published.get(name.as_str())?;
-            Some(
-                json!({"name": name, "kind": snapshot.spec.kind(), "production": snapshot.version.to_string()}),
-            )
+            Some(json!({
+                "name": name, "kind": snapshot.spec.kind(), "production": snapshot.version.to_string(),
+                "archived": snapshot.archived,
+            }))
         })
         .collect();
     Ok(http::json(200, json!({"models": models}).to_string()))
@@ -218,6 +220,7 @@ pub(crate) async fn show(
         "name": name,
         "kind": state.production().map(|e| e.spec().kind()),
         "production": production.map(|r| r.version.to_string()),
+        "archived": state.archived.0,
         "versions": rows.iter().map(describe_version).collect::<Vec<_>>(),
         "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),
         "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),

@@ -5,8 +5,8 @@ use hyper::header;
 use utoipa::OpenApi;
 
 use crate::{
-    backup, budgets, decide, decisions, elsewhere, erase, explain, feedback, health, learner,
-    levers, models, predict, report, versions,
+    archive, backup, budgets, decide, decisions, elsewhere, erase, explain, feedback, health,
+    learner, levers, models, predict, report, versions,
 };
 
 #[derive(OpenApi)]
@@ -31,6 +31,9 @@ use crate::{
         levers::pull,
         report::report,
         budgets::show,
+        archive::archive,
+        archive::unarchive,
+        archive::delete,
         decisions::list_feedback,
         models::list,
         models::show,

@@ -109,7 +109,7 @@ pub fn read_whole(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RealDisk {
@@ -129,7 +129,18 @@ impl RealDisk {
                 ))
             },
         )?;
-        Ok(Self { root: root.to_owned(), _lock: lock })
+        Ok(Self { root: root.to_owned(), _lock: Some(lock) })
+    }
+
+    /// Looks into `root`, which another process may have locked and be writing to. Nothing may be written through it.
+    ///
+    /// # Errors
+    /// If it is not a directory.
+    pub fn look_into(root: &Path) -> io::Result<Self> {
+        if !root.is_dir() {
+            return Err(io::Error::other(format!("`{}` is not a directory", root.display())));
+        }
+        Ok(Self { root: root.to_owned(), _lock: None })
     }
 }
 

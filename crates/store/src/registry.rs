@@ -45,6 +45,12 @@ pub enum RegistryError {
         /// Which.
         name: String,
     },
+    /// The name of a model that was deleted.
+    #[error("`{0}` was deleted, and its decisions may still be in the log; choose another name")]
+    Deleted(ModelName),
+    /// Only what answers no more may go.
+    #[error("`{0}` is not archived; archive it first")]
+    NotArchived(ModelName),
     /// The new spec equals the one in production.
     #[error("the spec of `{0}` is the one in production already; nothing to do")]
     Unchanged(ModelName),
@@ -146,6 +152,27 @@ impl Registry {
         Ok(Self { pool })
     }
 
+    /// What opening the database at `path` would change of its schema, without opening it for that.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn pending(path: &Path) -> Result<Vec<String>, RegistryError> {
+        let migrations = sqlx::migrate!("./migrations");
+        let named = |m: &sqlx::migrate::Migration| format!("{:04}_{}", m.version, m.description);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let options = SqliteConnectOptions::new().filename(path).read_only(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        let rows = sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&pool).await?;
+        pool.close().await;
+        let mut done = Vec::new();
+        for row in rows {
+            done.push(row.try_get::<i64, _>("version")?);
+        }
+        Ok(migrations.iter().filter(|m| !done.contains(&m.version)).map(named).collect())
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -210,8 +237,8 @@ impl Registry {
         by: &By,
     ) -> Result<(), RegistryError> {
         let mut tx = self.begin().await?;
-        let known = sqlx::query("SELECT name FROM models WHERE name = ?").bind(model.as_str());
-        if known.fetch_optional(&mut *tx).await?.is_none() {
+        let known = sqlx::query("SELECT name FROM models WHERE name = ? AND deleted_ms IS NULL");
+        if known.bind(model.as_str()).fetch_optional(&mut *tx).await?.is_none() {
             return Err(RegistryError::NotFound { what: "model", name: model.to_string() });
         }
         let row = NewChange { action, subject: model.as_str(), before: None, after, kind };

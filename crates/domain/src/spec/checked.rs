@@ -120,7 +120,7 @@ impl CheckedSpec {
         &self.spec.name
     }
 
-    /// Actions, in the order of the spec. A regressor or classifier has one, [`PREDICT`]: it learns as a policy
+    /// Actions, in the order of the spec. A regressor or classifier has one, [`PREDICT`](super::PREDICT): it learns as a policy
     /// without a choice does, from one metric, [`LABEL`].
     #[must_use]
     pub fn actions(&self) -> &[Action] {

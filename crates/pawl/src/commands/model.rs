@@ -21,6 +21,21 @@ pub enum Model {
     },
     /// List the models
     List,
+    /// Let a model answer no more; feedback for its decisions still teaches it
+    Archive {
+        /// Its name
+        model: String,
+    },
+    /// Let an archived model answer again
+    Unarchive {
+        /// Its name
+        model: String,
+    },
+    /// Delete an archived model and what it learned, for good; its name stays taken
+    Delete {
+        /// Its name
+        model: String,
+    },
     /// Show a model: versions, learners, feedback
     Show {
         /// Its name
@@ -44,14 +59,28 @@ impl Model {
                 show(server, &reply, |v| {
                     let line = |m: &Value| {
                         format!(
-                            "{:32} {:8} {}",
+                            "{:32} {:8} {}{}",
                             text(m, "name"),
                             text(m, "kind"),
-                            text(m, "production")
+                            text(m, "production"),
+                            if m["archived"] == true { " archived" } else { "" }
                         )
                     };
                     list(&v["models"]).map(line).collect::<Vec<_>>().join("\n")
                 });
+            }
+            Self::Archive { model } => {
+                let path = format!("/v1/models/{}/archive", segment(model));
+                let reply = server.post(&path, String::new())?;
+                show(server, &reply, |v| format!("`{}` answers no more", text(v, "name")));
+            }
+            Self::Unarchive { model } => {
+                let reply = server.delete(&format!("/v1/models/{}/archive", segment(model)))?;
+                show(server, &reply, |v| format!("`{}` answers again", text(v, "name")));
+            }
+            Self::Delete { model } => {
+                let reply = server.delete(&format!("/v1/models/{}", segment(model)))?;
+                show(server, &reply, |v| format!("`{}` is gone", text(v, "name")));
             }
             Self::Show { model } => {
                 let reply = server.get(&format!("/v1/models/{}", segment(model)))?;

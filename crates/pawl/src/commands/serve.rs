@@ -1,5 +1,7 @@
 //! `pawl serve`: the server.
 
+mod check;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -24,6 +26,9 @@ pub struct Serve {
     /// Give up damaged records that stop the start
     #[arg(long)]
     accept_loss: bool,
+    /// Tell what a start of this binary would do to the data, change nothing, and end; a server may be running there
+    #[arg(long)]
+    check: bool,
 }
 
 impl Serve {
@@ -45,6 +50,9 @@ impl Serve {
 
     /// Runs the server until it is told to stop.
     pub fn run(&self) -> Result<()> {
+        if self.check {
+            return check::run(&self.config()?.data);
+        }
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
         let config = self.config()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -141,3 +141,39 @@ fn apply_brings_a_server_to_what_files_say() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("2 to"), "a policy has two actions");
 }
+
+/// What is told of a decision's size is what a real server's log grows by, and all else follows from the rate.
+#[test]
+fn capacity_tells_what_a_real_log_takes() {
+    let capacity = |rate: &str| -> serde_json::Value {
+        let arguments =
+            ["capacity", "--json", "--rate", rate, "--context-bytes", "300", "--feedback", "0"];
+        let output = crate::process::pawl().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let told = capacity("50");
+    let twice = capacity("100");
+    let number = |v: &serde_json::Value, key: &str| v[key].as_f64().unwrap();
+    assert_eq!(2.0 * number(&told, "bytes_a_day"), number(&twice, "bytes_a_day"));
+    assert!(number(&twice, "kept_days") <= number(&told, "kept_days"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let spec = dir.path().join("usual.toml");
+    let text = "schema = 1\nname = \"usual\"\nkind = \"policy\"\nactions = [\"a\", \"b\", \"c\", \"d\", \"e\"]\n[features]\n\
+                task = { type = \"category\" }\n[metrics]\nquality = { bounds = [0, 1] }\n[learner]\nalgorithm = \"linear_thompson\"\n";
+    std::fs::write(&spec, text).unwrap();
+    assert!(server.command(&["model", "create", spec.to_str().unwrap()]).status.success());
+    let head = || {
+        let text = server.json("/v1/log")["head"].as_str().unwrap().to_owned();
+        text.strip_prefix("0.").unwrap().parse::<f64>().unwrap()
+    };
+    let before = head();
+    // {"task":"…"} of 300 bytes.
+    let body = serde_json::json!({"context": {"task": "x".repeat(300 - 11)}}).to_string();
+    (0..200).for_each(|_| drop(server.ok("/v1/models/usual/decide", &body)));
+    let real = (head() - before) / 200.0;
+    let ratio = number(&told, "decision_bytes") / real;
+    assert!((0.9..1.1).contains(&ratio), "{told} {real}");
+}

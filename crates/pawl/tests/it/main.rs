@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which may")]
 
 mod api;
+mod archive;
 mod backup;
 mod bounds;
 mod cli;

@@ -155,3 +155,44 @@ fn feedback_after_a_clean_stop_teaches() {
     let other = Server::start(&restored, &[]);
     assert_eq!(other.json("/v1/models/router")["feedback"]["learned"], learned + 1);
 }
+
+/// `serve --check` tells what a start will do, changes no byte, and a started directory has nothing to upgrade.
+#[test]
+fn a_check_tells_what_a_start_would_do() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    for (fixture, told) in [
+        ("fold-3", "the log is whole: a start folds all of it again"),
+        ("fold-3-redacted", "a start takes over the checkpoint at 0.101472"),
+        ("fold-4-redacted", "a start takes over the checkpoint at 0.94608"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&fixtures.join(fixture), dir.path());
+        let check = || {
+            let output =
+                pawl().args(["serve", "--check", "--data"]).arg(dir.path()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let files = |of: &Path| {
+            let mut all: Vec<_> =
+                fs::read_dir(of.join("log")).unwrap().map(|e| e.unwrap().path()).collect();
+            all.sort();
+            all.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>()
+        };
+        let before = files(dir.path());
+        let said = check();
+        assert!(said.contains(told) && said.contains("the registry gets 0003_archive"), "{said}");
+        assert!(said.contains("`pawl backup create` first"), "{said}");
+        assert_eq!(files(dir.path()), before, "{fixture}");
+        let server = Server::start(dir.path(), &[]);
+        server.ok("/v1/checkpoints", "");
+        // Beside the running server.
+        let said = check();
+        assert!(
+            said.contains("was written by this fold")
+                && said.contains("goes on from the checkpoint"),
+            "{said}"
+        );
+        assert!(!said.contains("backup"), "{said}");
+    }
+}

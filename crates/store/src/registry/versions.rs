@@ -51,8 +51,11 @@ impl Registry {
     ) -> Result<VersionRow, RegistryError> {
         let mut tx = self.begin().await?;
         let name = spec.name();
-        let taken = sqlx::query("SELECT name FROM models WHERE name = ?").bind(name.as_str());
-        if taken.fetch_optional(&mut *tx).await?.is_some() {
+        let taken = sqlx::query("SELECT deleted_ms FROM models WHERE name = ?").bind(name.as_str());
+        if let Some(row) = taken.fetch_optional(&mut *tx).await? {
+            if row.try_get::<Option<i64>, _>("deleted_ms")?.is_some() {
+                return Err(RegistryError::Deleted(name.clone()));
+            }
             return Err(RegistryError::Exists { what: "a model named", name: name.to_string() });
         }
         let version = Version::new(1, 0, 0);
@@ -152,6 +155,61 @@ impl Registry {
         Ok(row)
     }
 
+    /// Lets a model answer no more, or again.
+    ///
+    /// # Errors
+    /// If the model is unknown.
+    pub async fn archive(
+        &self,
+        model: &ModelName,
+        archived: bool,
+        by: &By,
+    ) -> Result<(), RegistryError> {
+        let mut tx = self.begin().await?;
+        model_row(&mut tx, model).await?;
+        sqlx::query("UPDATE models SET archived_ms = ? WHERE name = ?")
+            .bind(archived.then_some(by.at_ms.cast_signed()))
+            .bind(model.as_str())
+            .execute(&mut *tx)
+            .await?;
+        let kind = ChangeKind::Archived { model: model.clone(), archived };
+        let action = if archived { "model.archive" } else { "model.unarchive" };
+        let row = NewChange { action, subject: model.as_str(), before: None, after: None, kind };
+        append_change(&mut tx, row, by).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Deletes an archived model. Its rows stay, for the decisions that are in the log.
+    ///
+    /// # Errors
+    /// If the model is unknown or not archived.
+    pub async fn delete(&self, model: &ModelName, by: &By) -> Result<(), RegistryError> {
+        let mut tx = self.begin().await?;
+        model_row(&mut tx, model).await?;
+        let deleted = sqlx::query(
+            "UPDATE models SET deleted_ms = ? WHERE name = ? AND archived_ms IS NOT NULL",
+        )
+        .bind(by.at_ms.cast_signed())
+        .bind(model.as_str())
+        .execute(&mut *tx)
+        .await?;
+        if deleted.rows_affected() == 0 {
+            return Err(RegistryError::NotArchived(model.clone()));
+        }
+        let kind = ChangeKind::Deleted { model: model.clone() };
+        let row = NewChange {
+            action: "model.delete",
+            subject: model.as_str(),
+            before: None,
+            after: None,
+            kind,
+        };
+        append_change(&mut tx, row, by).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Every version of a model, oldest first.
     ///
     /// # Errors
@@ -215,10 +273,11 @@ async fn model_row(
     tx: &mut Transaction<'static, Sqlite>,
     name: &ModelName,
 ) -> Result<(Version, u32), RegistryError> {
-    let row = sqlx::query("SELECT production, learner FROM models WHERE name = ?")
-        .bind(name.as_str())
-        .fetch_optional(&mut **tx)
-        .await?;
+    let row =
+        sqlx::query("SELECT production, learner FROM models WHERE name = ? AND deleted_ms IS NULL")
+            .bind(name.as_str())
+            .fetch_optional(&mut **tx)
+            .await?;
     let Some(row) = row else {
         return Err(RegistryError::NotFound { what: "model", name: name.to_string() });
     };
