@@ -25,6 +25,38 @@ pub enum OnLogFailure {
     Serve,
 }
 
+/// How the process's own log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// From which severity on the process logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "documented by KEYS")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+}
+
+/// The process's own log, on stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "documented by KEYS")]
+pub struct Logging {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
 /// The configuration of `pawl serve`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -49,6 +81,8 @@ pub struct Config {
     pub log: Log,
     #[expect(missing_docs, reason = "documented by KEYS")]
     pub join: Join,
+    #[expect(missing_docs, reason = "documented by KEYS")]
+    pub logging: Logging,
 }
 
 /// Limits on requests.
@@ -100,6 +134,7 @@ impl Default for Config {
             limits: Limits::default(),
             log: Log::default(),
             join: Join::default(),
+            logging: Logging::default(),
         }
     }
 }
@@ -189,6 +224,11 @@ pub const KEYS: &[(&str, &str)] = &[
         "most request_ids remembered for feedback by request_id, and most decisions of sessions",
     ),
     ("join.early", "most pieces of feedback held because their decision has not come"),
+    ("logging.format", "what the process says on stderr: `text`, or `json`, an object a line"),
+    (
+        "logging.level",
+        "`error`, `warn` (requests that failed), `info`, or `debug` (every request); no level logs a context",
+    ),
 ];
 
 impl Config {

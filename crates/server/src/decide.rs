@@ -36,6 +36,7 @@ use crate::{
     decisions::spec_of,
     error::{ApiError, ApiResult, Code},
     http::{json, read_body},
+    request_id,
     requests::Known,
     sessions,
 };
@@ -219,7 +220,7 @@ fn decide_or_fall_back(snapshot: &Snapshot, request: &Request<'_>) -> ApiResult<
     match decided {
         Ok(choice) => Ok((choice.map_err(refused)?, Outcome::Ok)),
         Err(_) => {
-            tracing::error!(model = %snapshot.spec.name(), "the policy panicked; the incumbent is answered");
+            tracing::error!(request_id = request_id::current(), model = %snapshot.spec.name(), "the policy panicked; the incumbent is answered");
             // What it left behind may be half written.
             WORK.set(Workspace::default());
             Ok((snapshot.fall_back(request).map_err(refused)?, Outcome::Fallback))
@@ -331,14 +332,14 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
             let decided = choose(app, &snapshot, &body, who).await?;
             // A task of its own: a caller that hangs up now and asks again gets this decision, not another.
             let app = app.clone();
-            let recording = tokio::spawn(async move {
+            let recording = tokio::spawn(request_id::keep(async move {
                 let (text, id) = record(&app, &snapshot, decided).await?;
                 match id {
                     Some(id) => reserved.complete(id),
                     None => drop(reserved),
                 }
                 Ok(text)
-            });
+            }));
             recording.await.map_err(ApiError::internal)?
         }
     }
@@ -415,7 +416,7 @@ async fn record(
     let place = match appended {
         Ok(places) => places[0],
         Err(why) if app.config().on_log_failure == OnLogFailure::Serve => {
-            tracing::warn!(%why, "a decision is served unlogged");
+            tracing::warn!(request_id = request_id::current(), %why, "a decision is served unlogged");
             return Ok((reply(&snapshot.spec, &decided, None, "unlogged", Some(&why)), None));
         }
         Err(why) => {

@@ -5,6 +5,8 @@ use http_body_util::Full;
 use hyper::{Response, StatusCode, header};
 use serde_json::json;
 
+use crate::request_id;
+
 macro_rules! codes {
     ($($(#[$meta:meta])* $variant:ident $code:literal $status:literal $retry:literal $remedy:literal;)*) => {
         /// The code of an error: stable, and what a program should look at.
@@ -145,7 +147,7 @@ impl ApiError {
     /// A fault of the server: logged, and told in short.
     #[must_use]
     pub fn internal(why: impl core::fmt::Display) -> Self {
-        tracing::error!(%why, "internal error");
+        tracing::error!(request_id = request_id::current(), %why, "internal error");
         Self::new(Code::Internal, "the server failed; its log says why")
     }
 

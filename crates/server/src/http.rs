@@ -1,6 +1,11 @@
 //! Listeners, workers, connections: one single-threaded runtime a worker, and the two hot routes before all others.
 
-use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use bytes::Bytes;
@@ -19,7 +24,9 @@ use crate::{
     auth::Caller,
     backup, budgets, decide, decisions, elsewhere, erase,
     error::{ApiError, ApiResult, Code},
-    explain, feedback, health, learner, levers, models, openapi, predict, report, versions,
+    explain, feedback, health, learner, levers, models, openapi, predict, report,
+    request_id::RequestId,
+    versions,
 };
 
 /// How long a client may take to send a request.
@@ -268,6 +275,14 @@ async fn answer(
     router: &Router,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, hyper::Error> {
+    let (id, begun) = (RequestId::of(request.headers()), Instant::now());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let mut response = id.scope(route(app, router, request)).await;
+    id.finish(&method, &uri, begun, &mut response);
+    Ok(response)
+}
+
+async fn route(app: &Arc<App>, router: &Router, request: Request<Incoming>) -> Response<Body> {
     let hot = request.method() == Method::POST;
     let response = if hot && let Some(model) = decide_path(request.uri().path()) {
         let model = model.replace("%40", "@");
@@ -280,9 +295,9 @@ async fn answer(
             .await
     } else {
         let response = router.clone().oneshot(request).await;
-        return Ok(response.unwrap_or_else(|never| match never {}));
+        return response.unwrap_or_else(|never| match never {});
     };
-    Ok(response.map(Body::new))
+    response.map(Body::new)
 }
 
 async fn hot_route(

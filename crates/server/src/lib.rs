@@ -24,6 +24,7 @@ mod models;
 pub mod openapi;
 mod predict;
 mod report;
+mod request_id;
 mod requests;
 mod sessions;
 mod versions;

@@ -24,7 +24,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     feedback::time,
     http::{self, read_body},
-    levers,
+    levers, request_id,
     versions::{self, New, describe_version},
 };
 
@@ -50,7 +50,7 @@ pub(crate) fn refused(e: RegistryError) -> ApiError {
 pub(crate) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = ApiResult<T>> + Send + 'static,
 ) -> ApiResult<T> {
-    tokio::spawn(change).await.map_err(ApiError::internal)?
+    tokio::spawn(request_id::keep(change)).await.map_err(ApiError::internal)?
 }
 
 pub(crate) fn by(app: &App, caller: &Caller, headers: &HeaderMap) -> By {

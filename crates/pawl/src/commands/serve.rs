@@ -2,11 +2,14 @@
 
 mod check;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use pawl_server::{App, Config};
+use pawl_server::{
+    App, Config,
+    config::{LogFormat, LogLevel, Logging},
+};
 
 /// Options of `pawl serve`.
 #[derive(Args, Debug)]
@@ -53,8 +56,8 @@ impl Serve {
         if self.check {
             return check::run(&self.config()?.data);
         }
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
         let config = self.config()?;
+        log_to_stderr(config.logging);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let data = config.data.display().to_string();
@@ -77,6 +80,23 @@ impl Serve {
             running.stop().await;
             Ok(())
         })
+    }
+}
+
+fn log_to_stderr(logging: Logging) {
+    let level = match logging.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match logging.format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
     }
 }
 

@@ -15,6 +15,7 @@ mod keys;
 mod kill;
 mod learning;
 mod levers;
+mod logging;
 mod metrics;
 mod process;
 mod real;
