@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     error::{ApiError, ApiResult, Code},
     metrics::Metrics,
+    quotas::Quotas,
     requests::Requests,
     sessions,
 };
@@ -92,6 +93,7 @@ pub struct App {
     metrics: Metrics,
     requests: OnceLock<Requests>,
     sessions: sessions::Table,
+    quotas: Quotas,
     in_flight: AtomicUsize,
     stopping: AtomicBool,
     /// Explanations fold the log again: one at a time.
@@ -187,6 +189,7 @@ impl App {
                 "the disk is smaller than `log.max_bytes`"
             );
         }
+        let quotas = Quotas::new(&config.quotas);
         let settings = Settings {
             checkpoint_every: Duration::from_millis(config.checkpoint_interval.ms()),
             retention: Retention {
@@ -211,6 +214,7 @@ impl App {
             metrics,
             requests: OnceLock::from(requests),
             sessions,
+            quotas,
             in_flight: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             explaining: Semaphore::new(1),
@@ -286,6 +290,10 @@ impl App {
 
     pub(crate) const fn sessions(&self) -> &sessions::Table {
         &self.sessions
+    }
+
+    pub(crate) const fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

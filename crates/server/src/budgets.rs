@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     decide::model_name,
+    decisions::record_reading,
     error::{ApiError, ApiResult},
     http::json,
 };
@@ -32,7 +33,7 @@ pub(crate) struct Asked {
     top: Option<usize>,
 }
 
-/// Show what was spent of a model's budgets in the present periods.
+/// Show what was spent of a model's budgets in the present periods. By which values of a feature needs the scope `context`.
 #[utoipa::path(
     get, path = "/v1/models/{model}/budgets",
     params(("model" = String, Path, description = "name"), Asked),
@@ -55,6 +56,11 @@ pub(crate) async fn show(
     let inspected = tokio::task::spawn_blocking(move || shared.live().model(wanted)).await;
     let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
     let model = found.ok_or_else(|| ApiError::no_model(name.as_str()))?.model;
+    let named = caller.may(Scope::Context, Some(name.as_str())).is_ok()
+        && model.budgets().iter().any(|(budget, _, _)| budget.by.is_some());
+    if named {
+        record_reading(&app, &caller, &headers, &name, "budgets", top).await?;
+    }
     let budgets: Vec<Value> = model
         .budgets()
         .into_iter()
@@ -73,7 +79,7 @@ pub(crate) async fn show(
             let row = |(who, spent, sum): &(u64, &Spent, f64)| {
                 let over = ledger.is_some_and(|l| l.over.contains(who));
                 json!({
-                    "value": said(&app, &model, &key, *who, spent), "spent": sum, "of_which_expected": sum - spent.seen,
+                    "value": if named { said(&app, &model, &key, *who, spent) } else { None }, "spent": sum, "of_which_expected": sum - spent.seen,
                     "open": spent.open.values().sum::<u64>(), "over": over,
                 })
             };

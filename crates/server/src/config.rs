@@ -1,6 +1,6 @@
 //! What an operator can set. Unknown keys are errors; each key is documented by [`KEYS`].
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use pawl_domain::{duration::Duration, suggest};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,18 @@ pub enum OnLogFailure {
     Refuse,
     /// Answer with outcome `unlogged` and no id: nothing is learned from it.
     Serve,
+}
+
+/// What a namespace may ask: the models whose names have it before their first dot, or of `default` those without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Decisions, predictions, examples and pieces of feedback a second.
+    pub requests: Option<u64>,
+    /// Bytes of their bodies a second.
+    pub bytes: Option<u64>,
+    /// Models.
+    pub models: Option<usize>,
 }
 
 /// How the process's own log is written.
@@ -75,6 +87,8 @@ pub struct Config {
     pub on_log_failure: OnLogFailure,
     #[expect(missing_docs, reason = "documented by KEYS")]
     pub checkpoint_interval: Duration,
+    #[expect(missing_docs, reason = "documented by KEYS")]
+    pub quotas: BTreeMap<String, Quota>,
     #[expect(missing_docs, reason = "documented by KEYS")]
     pub limits: Limits,
     #[expect(missing_docs, reason = "documented by KEYS")]
@@ -131,6 +145,7 @@ impl Default for Config {
             durability: Durability::Os,
             on_log_failure: OnLogFailure::Refuse,
             checkpoint_interval: Duration::from_ms(300_000),
+            quotas: BTreeMap::new(),
             limits: Limits::default(),
             log: Log::default(),
             join: Join::default(),
@@ -193,6 +208,11 @@ pub const KEYS: &[(&str, &str)] = &[
     (
         "checkpoint_interval",
         "longest time between two checkpoints; a spec may ask for less, and one comes sooner when the tail would take more than a second to fold",
+    ),
+    (
+        "quotas",
+        "by namespace, what a model's name has before its first dot, else `default`: `[quotas.search] requests = 500` and `bytes` a second, \
+         `models`; 429 beyond",
     ),
     ("limits.body_bytes", "largest request body; 413 beyond"),
     ("limits.artifact_bytes", "largest artifact that may be sent; 413 beyond"),
@@ -266,6 +286,10 @@ impl Config {
             ("join.open", self.join.open >= 1, "at least 1"),
             ("checkpoint_interval", self.checkpoint_interval.ms() >= 100, "at least 100ms"),
         ];
+        let none = |q: &Quota| q.requests == Some(0) || q.bytes == Some(0);
+        if let Some((name, _)) = self.quotas.iter().find(|(_, q)| none(q)) {
+            return Err(format!("`quotas.{name}`: `requests` and `bytes` must be at least 1"));
+        }
         match rules.iter().find(|(_, ok, _)| !ok) {
             Some((key, _, rule)) => Err(format!("`{key}` must be {rule}")),
             None => Ok(self),
@@ -305,8 +329,10 @@ mod tests {
         let mut keys = Vec::new();
         for (name, value) in value.as_table().unwrap() {
             match value.as_table() {
-                Some(table) => keys.extend(table.keys().map(|k| format!("{name}.{k}"))),
-                None => keys.push(name.clone()),
+                Some(table) if !table.is_empty() => {
+                    keys.extend(table.keys().map(|k| format!("{name}.{k}")))
+                }
+                _ => keys.push(name.clone()),
             }
         }
         let mut documented: Vec<String> = KEYS.iter().map(|(k, _)| (*k).to_owned()).collect();
@@ -321,6 +347,8 @@ mod tests {
             ("lisen = \"127.0.0.1:1\"", "did you mean `listen`?"),
             ("[log]\nmax_byte = 5", "did you mean `max_bytes`?"),
             ("durability = \"ram\"", "unknown variant `ram`"),
+            ("[quotas.search]\nrequests = 0", "`quotas.search`: `requests` and `bytes` must be"),
+            ("[quotas.search]\nrequest = 5", "did you mean `requests`?"),
             ("[limits]\nbatch = 0", "`limits.batch` must be at least 1"),
         ] {
             let message = Config::from_toml(text).unwrap_err();

@@ -296,6 +296,7 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
     let begun = Instant::now();
     let snapshot = find_kind(app, model, true)?;
     caller.may(Scope::Decide, Some(snapshot.spec.name().as_str()))?;
+    app.quotas().take(snapshot.spec.name().as_str(), 1, text.len())?;
     let body: DecideRequest<'_> = parse(text)?;
     check_id("targeting_key", body.targeting_key.as_deref())?;
     check_id("session_id", body.session_id.as_deref())?;

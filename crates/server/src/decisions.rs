@@ -17,9 +17,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
+    auth::Caller,
     decide::model_name,
     error::{ApiError, ApiResult, Code},
-    http, predict,
+    http,
+    models::{by, refused, to_the_end},
+    predict,
     report::moment,
 };
 
@@ -28,13 +31,44 @@ const SCAN_MAX: usize = 1_000_000;
 /// Most decisions of a page.
 const PAGE_MAX: usize = 1000;
 
+/// What a decision says of a person.
+const PERSONAL: [&str; 4] = ["context", "targeting_key", "session_id", "metadata"];
+
+/// Takes out what a decision says of a person, for those who may not read that.
+pub(crate) fn hide(decision: &mut Value) {
+    for field in PERSONAL {
+        decision[field] = Value::Null;
+    }
+    decision["hidden"] = json!(PERSONAL);
+}
+
+/// Records that a caller is about to be told what decisions say of a person.
+///
+/// # Errors
+/// If it cannot be recorded: then it must not be told.
+pub(crate) async fn record_reading(
+    app: &Arc<App>,
+    caller: &Caller,
+    headers: &HeaderMap,
+    model: &ModelName,
+    request: &'static str,
+    decisions: usize,
+) -> ApiResult<()> {
+    let (app, by, model) = (app.clone(), by(app, caller, headers), model.clone());
+    to_the_end(async move {
+        let noted = app.registry().note_reading(&model, request, decisions, &by).await;
+        noted.map_err(refused)?;
+        app.relay().await
+    })
+    .await
+}
+
 /// The decision with this id, and the spec of its version.
 pub(crate) async fn load(
     app: &App,
-    headers: &HeaderMap,
+    caller: &Caller,
     id: &str,
 ) -> ApiResult<(DecisionId, Entry, Decided, CheckedSpec)> {
-    let caller = app.keys().caller(headers, app.now_ms())?;
     let id: DecisionId = id.parse().map_err(|e| ApiError::field("id", e))?;
     let unknown = || ApiError::new(Code::DecisionNotFound, format!("there is no decision `{id}`"));
     let entry = match app.log().read(id.position.offset) {
@@ -158,7 +192,7 @@ pub(crate) fn feedback_for(
     Ok((found, false))
 }
 
-/// Show one decision with the feedback that came for it.
+/// Show one decision with the feedback that came for it. What it says of a person needs the scope `context`; else `hidden` names it.
 #[utoipa::path(
     get, path = "/v1/decisions/{id}", params(("id" = String, Path, description = "decision id")),
     responses((status = 200, description = "the record, its feedback, and whether all of the log was searched"))
@@ -168,10 +202,18 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let (id, entry, decided, spec) = load(&app, &headers, &id).await?;
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let (id, entry, decided, spec) = load(&app, &caller, &id).await?;
+    let hidden = caller.may(Scope::Context, Some(decided.model.as_str())).is_err();
+    if !hidden {
+        record_reading(&app, &caller, &headers, &decided.model, "show", 1).await?;
+    }
     let searched = tokio::task::spawn_blocking(move || {
         let (feedback, complete) = feedback_for(&app, id, &decided, entry.next)?;
         let mut value = describe(&spec, id, &decided);
+        if hidden {
+            hide(&mut value);
+        }
         value["feedback"] = feedback.into();
         value["feedback_complete"] = complete.into();
         Ok(value)
@@ -196,6 +238,8 @@ pub struct ListQuery {
     pub targeting_key: Option<String>,
     /// Only of this session.
     pub session_id: Option<String>,
+    /// Whether to show what they say of a person, which needs the scope `context`: by default, where the caller has that.
+    pub context: Option<bool>,
     /// Go on where the last page ended.
     pub cursor: Option<String>,
     /// Most decisions of the page; 100 by default, at most 1000.
@@ -276,8 +320,13 @@ pub(crate) async fn list(
     let from = begin(&app, query.cursor.as_ref())?;
     let misplaced = misplaced(query.cursor.is_some());
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
+    let may = caller.may(Scope::Context, Some(model.as_str()));
+    if query.context == Some(true) {
+        may.clone()?;
+    }
+    let hidden = may.is_err() || query.context == Some(false);
     let log = app.log().clone();
-    let wanted = Wanted { model, from_ms, below_ms, query };
+    let wanted = Wanted { model: model.clone(), from_ms, below_ms, query };
     let listed = tokio::task::spawn_blocking(move || {
         let mut reader = log.reader(from);
         let mut decisions = Vec::new();
@@ -292,16 +341,24 @@ pub(crate) async fn list(
             };
             let Event::Decided(d) = entry.event else { continue };
             let Some(spec) = specs.get(&d.version).filter(|_| wanted.has(&d)) else { continue };
-            let value = describe(spec, d.id(Position { partition: 0, offset: entry.offset }), &d);
+            let mut value =
+                describe(spec, d.id(Position { partition: 0, offset: entry.offset }), &d);
             if wanted.says(&value) {
+                if hidden {
+                    hide(&mut value);
+                }
                 decisions.push(value);
             }
         }
         let position = Position { partition: 0, offset: reader.offset() }.to_string();
         let cursor = (!ended).then_some(&position);
-        Ok::<_, ApiError>(json!({"decisions": decisions, "cursor": cursor, "position": position}))
+        let value = json!({"decisions": decisions, "cursor": cursor, "position": position});
+        Ok::<_, ApiError>((decisions.len(), value))
     });
-    let value = listed.await.map_err(ApiError::internal)??;
+    let (n, value) = listed.await.map_err(ApiError::internal)??;
+    if !hidden && n > 0 {
+        record_reading(&app, &caller, &headers, &model, "list", n).await?;
+    }
     Ok(http::json(200, value.to_string()))
 }
 

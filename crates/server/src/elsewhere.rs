@@ -148,6 +148,7 @@ pub(crate) async fn report(
     let body = read_body(&app, body).await?;
     let request: ReportRequest<'_> = parse(utf8(&body)?)?;
     app.check_batch("decisions", request.decisions.len())?;
+    app.quotas().take(snapshot.spec.name().as_str(), request.decisions.len(), body.len())?;
     let mut events = Vec::new();
     let mut ids: Vec<Option<usize>> = Vec::new();
     let mut rejected = Vec::new();

@@ -73,6 +73,10 @@ codes! {
     WrongKind "wrong_kind" 422 false "ask the route of the model's kind: `decide` or `predict`";
     /// No such version, alias or stage.
     ReferenceNotFound "reference_not_found" 404 false "ask without `@ref`, for the version in production or by its number";
+    /// A namespace has used its quota of requests or bytes.
+    QuotaExceeded "quota_exceeded" 429 true "ask less often, or raise `quotas.NAMESPACE` in the server's configuration";
+    /// A namespace has its quota of models.
+    ModelQuotaExceeded "model_quota_exceeded" 429 false "delete a model, or raise `quotas.NAMESPACE.models` in the server's configuration";
     /// No such decision.
     DecisionNotFound "decision_not_found" 404 false "use an id that a decide reply gave; old decisions are trimmed";
     /// No such key.

@@ -13,11 +13,12 @@ use pawl_domain::{
 };
 use pawl_driver::{Fold, RecoverError};
 use pawl_model::{Snapshot, context::Context, snapshot::Workspace};
+use pawl_store::registry::Scope;
 use serde_json::{Map, Value, json};
 
 use crate::{
     app::App,
-    decisions::{describe, feedback_for, load},
+    decisions::{describe, feedback_for, load, record_reading},
     error::{ApiError, ApiResult, Code},
     http, predict,
 };
@@ -110,7 +111,7 @@ fn explanation(
     Ok(value)
 }
 
-/// Explain one decision: recomputed from the log, with scores and the largest contributions.
+/// Explain one decision: recomputed from the log, with scores and the largest contributions. Needs the scope `context` too.
 #[utoipa::path(
     get, path = "/v1/decisions/{id}/explain", params(("id" = String, Path, description = "decision id")),
     responses((status = 200, description = "the record and its explanation"))
@@ -121,7 +122,11 @@ pub(crate) async fn explain(
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
     let _in_flight = app.enter()?;
-    let (id, entry, decided, spec) = load(&app, &headers, &id).await?;
+    let caller = app.keys().caller(&headers, app.now_ms())?;
+    let (id, entry, decided, spec) = load(&app, &caller, &id).await?;
+    // Contributions say what was in the context.
+    caller.may(Scope::Context, Some(decided.model.as_str()))?;
+    record_reading(&app, &caller, &headers, &decided.model, "explain", 1).await?;
     let busy = |_| ApiError::new(Code::TooManyRequests, "another decision is being explained");
     let _one = app.explaining().try_acquire().map_err(busy)?;
     let folding = app.clone();

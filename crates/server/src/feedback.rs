@@ -225,6 +225,7 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Vec<Event>> {
     // Of a session the oldest may be gone from the log.
     let Some(newest) = targets.pop() else { return Ok(Vec::new()) };
     let snapshot = about(app, caller, &newest)?;
+    app.quotas().take(snapshot.spec.name().as_str(), 1, text.len())?;
     targets.push(newest);
     let mut metrics: Vec<(String, f64)> = body.metrics.into_iter().collect();
     if let Some(raw) = body.label {

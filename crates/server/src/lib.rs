@@ -23,6 +23,7 @@ mod metrics;
 mod models;
 pub mod openapi;
 mod predict;
+mod quotas;
 mod report;
 mod request_id;
 mod requests;

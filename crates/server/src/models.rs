@@ -72,6 +72,8 @@ pub(crate) async fn create(
     let caller = app.keys().caller(&headers, app.now_ms())?;
     let New { spec, artifact } = versions::read_new(&app, &caller, None, &headers, body).await?;
     let by = by(&app, &caller, &headers);
+    let known = app.live().published().names();
+    app.quotas().admit(spec.name().as_str(), known.iter().map(ModelName::as_str))?;
     let row = to_the_end(async move {
         let row = app.registry().create_model(&spec, artifact, &by).await.map_err(refused)?;
         app.relay().await.map(|()| row)

@@ -323,6 +323,7 @@ pub(crate) async fn predict(
     let request: PredictRequest<'_> = parse(utf8(&body)?)?;
     let n = request.instances.len();
     app.check_batch("instances", n)?;
+    app.quotas().take(snapshot.spec.name().as_str(), n, body.len())?;
     let ids = request.request_ids.as_ref();
     if ids.is_some_and(|ids| ids.len() != n) {
         let message = format!("give one an instance: {n}, not {}", ids.map_or(0, Vec::len));
@@ -408,6 +409,7 @@ pub(crate) async fn examples(
     let body = read_body(&app, body).await?;
     let request: ExamplesRequest<'_> = parse(utf8(&body)?)?;
     app.check_batch("examples", request.examples.len())?;
+    app.quotas().take(snapshot.spec.name().as_str(), request.examples.len(), body.len())?;
     let mut rows = Rows::default();
     let mut rejected = Vec::new();
     for (index, text) in request.examples.iter().enumerate() {

@@ -102,6 +102,9 @@ pub struct ChangeRow {
     pub sha256: String,
 }
 
+/// The action of a row that changed nothing: contexts were read.
+const READING: &str = "context.read";
+
 /// Who changes something, when and why.
 #[derive(Clone, Debug, Default)]
 pub struct By {
@@ -283,6 +286,31 @@ impl Registry {
         Ok(())
     }
 
+    /// Notes that somebody read what decisions of a model say of a person: how many, and by which request.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn note_reading(
+        &self,
+        model: &ModelName,
+        request: &str,
+        decisions: usize,
+        by: &By,
+    ) -> Result<(), RegistryError> {
+        let mut tx = self.begin().await?;
+        let after = serde_json::json!({"request": request, "decisions": decisions});
+        let row = NewChange {
+            action: READING,
+            subject: model.as_str(),
+            before: None,
+            after: Some(after.to_string()),
+            kind: ChangeKind::Noted,
+        };
+        append_change(&mut tx, row, by).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// The changes after `seq` of the present incarnation, at most `limit`, as the log takes them.
     ///
     /// # Errors
@@ -328,10 +356,11 @@ impl Registry {
     /// If the database fails.
     pub async fn last_change(&self, model: &ModelName) -> Result<Option<ChangeRow>, RegistryError> {
         let row = sqlx::query(
-            "SELECT * FROM changes WHERE subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@' \
-             ORDER BY seq DESC LIMIT 1",
+            "SELECT * FROM changes WHERE (subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@') \
+             AND action != ?2 ORDER BY seq DESC LIMIT 1",
         )
         .bind(model.as_str())
+        .bind(READING)
         .fetch_optional(&self.pool)
         .await?;
         row.as_ref().map(change_row).transpose()
@@ -349,11 +378,12 @@ impl Registry {
     ) -> Result<Vec<ChangeRow>, RegistryError> {
         let rows = sqlx::query(
             "SELECT * FROM changes WHERE (subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@') \
-             AND at_ms >= ?2 ORDER BY seq DESC LIMIT ?3",
+             AND at_ms >= ?2 AND action != ?4 ORDER BY seq DESC LIMIT ?3",
         )
         .bind(model.as_str())
         .bind(from_ms.cast_signed())
         .bind(limit)
+        .bind(READING)
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(change_row).collect()

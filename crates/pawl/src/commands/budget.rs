@@ -67,7 +67,7 @@ fn budget(b: &Value) -> String {
         let who = if b["by"].is_null() {
             "all"
         } else {
-            row["value"].as_str().unwrap_or("(no longer known)")
+            row["value"].as_str().unwrap_or("(hidden or no longer known)")
         };
         let over = if row["over"] == true { "over" } else { "" };
         table.add_row([

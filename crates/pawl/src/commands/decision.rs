@@ -72,7 +72,10 @@ fn describe(v: &Value) -> String {
             text(v, "learner"),
             text(v, "snapshot")
         ),
-        format!("context  {}", v["context"]),
+        match v["hidden"].is_array() {
+            true => "context  hidden: the key lacks the scope `context`".to_owned(),
+            false => format!("context  {}", v["context"]),
+        },
         format!(
             "action   {} with probability {}, outcome {}",
             text(v, "action"),

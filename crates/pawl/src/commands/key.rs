@@ -15,7 +15,7 @@ pub enum Key {
     Create {
         /// The principal in events and changes
         name: String,
-        /// decide, feedback, read or admin; may be repeated
+        /// decide, feedback, read, context (what decisions say of a person) or admin; may be repeated
         #[arg(long = "scope", required = true)]
         scopes: Vec<String>,
         /// Models it may be used for; * stands for any text

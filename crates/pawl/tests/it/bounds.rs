@@ -169,3 +169,42 @@ fn a_lost_registry_does_not_open_the_doors() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("the registry has 0 changes, the log knows of 1"), "{said}");
 }
+
+/// One namespace at its quota gets 429 with its name; others, and what is not a decision, go on.
+#[test]
+fn a_namespace_at_its_quota_is_refused_by_name_and_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("pawl.toml");
+    std::fs::write(&config, "[quotas.search]\nrequests = 5\nmodels = 1\n").unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &["--config", config.to_str().unwrap()]);
+    let create = |name: &str| {
+        let spec = dir.path().join("m.toml");
+        let text = crate::process::ROUTER.replace("\"router\"", &format!("\"{name}\""));
+        std::fs::write(&spec, text).unwrap();
+        server.command(&["model", "create", spec.to_str().unwrap()])
+    };
+    assert!(create("search.router").status.success() && create("router").status.success());
+    let refused = create("search.other");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && told.contains("`search` has 1 models, its quota is 1"),
+        "{told}"
+    );
+    let ask = |model: &str| {
+        let path = format!("/v1/models/{model}/decide");
+        server.post(&path, r#"{"context": {"prompt_tokens": 5}}"#).status().as_u16()
+    };
+    let answers: Vec<u16> = (0..20).map(|_| ask("search.router")).collect();
+    let let_in = answers.iter().filter(|s| **s == 200).count();
+    assert!(
+        answers.iter().all(|s| [200, 429].contains(s)) && (5..20).contains(&let_in),
+        "{answers:?}"
+    );
+    assert!((0..20).all(|_| ask("router") == 200));
+    assert!((0..20).map(|_| ask("search.router")).any(|s| s == 429));
+    let (status, code, detail) =
+        server.refused("/v1/models/search.router/decide", r#"{"context": {}}"#);
+    assert_eq!((status, code.as_str()), (429, "quota_exceeded"));
+    assert!(detail.contains("`search`") && detail.contains("5 requests a second"), "{detail}");
+}

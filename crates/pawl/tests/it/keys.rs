@@ -65,3 +65,57 @@ fn an_open_address_needs_a_key_or_the_word() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("not a loopback address") && said.contains("--insecure"), "{said}");
 }
+
+/// `read` is not enough for what decisions say of a person; with `context` it is shown, and who read it is in the audit trail.
+#[test]
+fn contexts_need_their_own_scope_and_reading_them_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &[]);
+    server.create_router();
+    server.key = Some(create(&server, &["root", "--scope", "admin"]));
+    let body = r#"{"context": {"prompt_tokens": 41}, "targeting_key": "user-42", "session_id": "s", "metadata": {"ip": "x"}}"#;
+    let decided = server.ok("/v1/models/router/decide", body);
+    let id = decided["decision_id"].as_str().unwrap().to_owned();
+    let reader = create(&server, &["reader", "--scope", "read"]);
+    let doctor = create(&server, &["doctor", "--scope", "read", "--scope", "context"]);
+    let readings = |server: &Server| {
+        let changes = server.json("/v1/changes?after=0");
+        let all = changes["changes"].as_array().unwrap().clone();
+        let read = all.into_iter().filter(|c| c["action"] == "context.read");
+        read.map(|c| {
+            format!("{} {}", c["principal"].as_str().unwrap(), c["after"].as_str().unwrap())
+        })
+        .collect::<Vec<_>>()
+    };
+    let root = server.key.replace(reader);
+    let shown = server.json(&format!("/v1/decisions/{id}"));
+    let listed = server.json("/v1/models/router/decisions")["decisions"][0].clone();
+    for hidden in [shown, listed] {
+        for field in ["context", "targeting_key", "session_id", "metadata"] {
+            assert!(hidden[field].is_null(), "{hidden}");
+        }
+        assert_eq!(
+            (&hidden["action"], hidden["hidden"].as_array().unwrap().len()),
+            (&decided["action"], 4)
+        );
+    }
+    assert_eq!(server.get(&format!("/v1/decisions/{id}/explain")).status().as_u16(), 403);
+    let asked = server.get("/v1/models/router/decisions?context=true").status();
+    assert_eq!(asked.as_u16(), 403);
+    let told = server.command(&["decision", "show", &id]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("lacks the scope `context`"));
+    server.key = root.clone();
+    assert_eq!(readings(&server), Vec::<String>::new());
+
+    server.key = Some(doctor);
+    assert_eq!(server.json(&format!("/v1/decisions/{id}"))["targeting_key"], "user-42");
+    assert_eq!(server.json(&format!("/v1/decisions/{id}/explain"))["context"]["prompt_tokens"], 41);
+    let listed = server.json("/v1/models/router/decisions");
+    assert_eq!(listed["decisions"][0]["metadata"]["ip"], "x");
+    server.json("/v1/models/router/decisions?context=false");
+    server.key = root;
+    let by = |request: &str| format!("doctor {{\"decisions\":1,\"request\":\"{request}\"}}");
+    assert_eq!(readings(&server), ["show", "explain", "list"].map(by));
+    // It changed nothing of the model.
+    assert_eq!(server.json("/v1/models/router")["last_change"]["action"], "model.create");
+}

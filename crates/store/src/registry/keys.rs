@@ -14,8 +14,10 @@ pub enum Scope {
     Decide,
     /// Send feedback.
     Feedback,
-    /// Read models and decisions.
+    /// Read models and decisions, but not whom those are about.
     Read,
+    /// Read what decisions say of a person: contexts, targeting keys, sessions, metadata. Each reading is recorded.
+    Context,
     /// Everything, keys included.
     Admin,
 }
@@ -28,6 +30,7 @@ impl Scope {
             Self::Decide => "decide",
             Self::Feedback => "feedback",
             Self::Read => "read",
+            Self::Context => "context",
             Self::Admin => "admin",
         }
     }
@@ -36,11 +39,11 @@ impl Scope {
 impl FromStr for Scope {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Decide, Self::Feedback, Self::Read, Self::Admin]
+        [Self::Decide, Self::Feedback, Self::Read, Self::Context, Self::Admin]
             .into_iter()
             .find(|s| s.as_str() == text)
             .ok_or_else(|| {
-                format!("`{text}` is not a scope: write decide, feedback, read or admin")
+                format!("`{text}` is not a scope: write decide, feedback, read, context or admin")
             })
     }
 }

@@ -70,7 +70,7 @@ pub fn run(server: &Server, of: &Of, out: &Path) -> Result<()> {
     let (mut rows, mut unused, mut overridden, mut erased) = (0_u64, 0_u64, 0_u64, 0_u64);
     let mut cursor = None::<String>;
     loop {
-        let page = of.page(server, cursor.as_deref(), PAGE)?;
+        let page = of.page(server, cursor.as_deref(), PAGE, true)?;
         for decision in &page.decisions {
             let found = |key: &str| came.get(decision[key].as_str()?);
             let came = found("decision_id").or_else(|| found("request_id"));

@@ -51,8 +51,15 @@ pub struct Page {
 
 impl Of {
     /// Asks for a page.
-    pub fn page(&self, server: &Server, cursor: Option<&str>, limit: usize) -> Result<Page> {
-        let mut path = format!("/v1/models/{}/decisions?limit={limit}", segment(&self.model));
+    pub fn page(
+        &self,
+        server: &Server,
+        cursor: Option<&str>,
+        limit: usize,
+        context: bool,
+    ) -> Result<Page> {
+        let model = segment(&self.model);
+        let mut path = format!("/v1/models/{model}/decisions?limit={limit}&context={context}");
         let given = [
             ("since", self.since.as_deref()),
             ("until", self.until.as_deref()),
@@ -78,7 +85,7 @@ impl Of {
     pub fn list(&self, server: &Server, limit: usize) -> Result<()> {
         let (mut left, mut cursor) = (limit, None);
         while left > 0 {
-            let page = self.page(server, cursor.as_deref(), left.min(PAGE))?;
+            let page = self.page(server, cursor.as_deref(), left.min(PAGE), server.json)?;
             page.decisions.iter().for_each(|d| print(server, d));
             left -= page.decisions.len();
             cursor = page.cursor;
@@ -99,7 +106,7 @@ impl Of {
             None => Some(text(&server.get("/v1/log")?, "head")),
         };
         loop {
-            let page = self.page(server, position.as_deref(), PAGE)?;
+            let page = self.page(server, position.as_deref(), PAGE, server.json)?;
             page.decisions.iter().for_each(|d| print(server, d));
             if page.cursor.is_none() {
                 std::thread::sleep(AGAIN);
