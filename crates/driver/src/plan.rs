@@ -41,17 +41,20 @@ impl Plan {
         drop(engine);
         let older = if checkpoint == 0 { newest_older(disk.as_ref())? } else { None };
         let known = older.as_ref().map_or(checkpoint, |(_, position)| *position);
+        let written_by = written_by(disk.as_ref())?;
+        if known == 0 && disk.list("log")?.is_empty() {
+            return Ok(Self { written_by, begins: Begins::Empty, head: 0 });
+        }
         let config = Config { read_only: true, ..Config::default() };
         let (log, _) = Log::open(disk.clone(), config, known, false)?;
         let log = Arc::new(log);
         let begins = match (checkpoint, older) {
-            (0, _) if is_whole(&log) && log.head() == 0 => Begins::Empty,
             (0, _) if is_whole(&log) => Begins::Log,
             (0, Some((_, position))) => Begins::Older(position),
             (0, None) => return Err(RecoverError::NoBeginning),
             (position, _) => Begins::Checkpoint(position),
         };
-        Ok(Self { written_by: written_by(disk.as_ref())?, begins, head: log.head() })
+        Ok(Self { written_by, begins, head: log.head() })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Budgets: what was spent, and what decisions without feedback are expected to.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -13,7 +14,12 @@ use pawl_domain::{
 use pawl_model::{Snapshot, context::Context, snapshot::BudgetView};
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, books::made_ms, enrolled::Enrolled, state::Model};
+use crate::{
+    Engine, Recorded,
+    books::made_ms,
+    enrolled::Enrolled,
+    state::{ActionTally, Model},
+};
 
 /// Values of a feature that have a budget of their own in one period; decisions for others are only counted.
 const SPENDERS_MAX: usize = 100_000;
@@ -40,6 +46,8 @@ pub struct Ledger {
     pub spent: BTreeMap<u64, Spent>,
     /// Those who reached the most.
     pub over: Arc<BTreeSet<u64>>,
+    /// Decisions from this offset on are counted.
+    pub since: u64,
     /// Decisions that nobody's budget was kept for: there were too many already.
     pub untracked: u64,
     told: u64,
@@ -67,12 +75,12 @@ impl Spent {
 
 /// What happened to a budget.
 enum Move<'a> {
-    /// The decision there was made.
-    Decided(u64),
+    /// The decision was made.
+    Decided,
     /// A value came.
     Value(&'a str, f64),
-    /// Nobody acted on the decision.
-    NotUsed,
+    /// Nobody acted on the decision; values of the metrics with these bits had come.
+    NotUsed(u16),
 }
 
 fn key(spec: &CheckedSpec, budget: &Budget) -> BudgetKey {
@@ -97,25 +105,27 @@ impl Model {
     }
 
     /// What a decision for an action takes of a metric in the mean; where nothing is known of it, what any does.
-    #[must_use]
-    pub fn mean_of(&self, metric: &str, action: &ActionName) -> f64 {
-        let known = |name: &ActionName| {
-            let count = self.by_action.get(name).and_then(|t| t.metrics.get(metric));
-            count.filter(|c| c.n > 0.0).map(|c| (c.n, c.sum))
+    pub fn mean_of<'m>(&'m self, metric: &'m str) -> impl Fn(&ActionName) -> f64 + 'm {
+        let known = move |tally: &'m ActionTally| tally.metrics.get(metric).filter(|c| c.n > 0.0);
+        let any = OnceCell::new();
+        let of_any = move || {
+            let all = self.by_action.values().filter_map(known);
+            let (n, sum) = all.fold((0.0, 0.0), |(n, sum), c| (n + c.n, sum + c.sum));
+            if n > 0.0 { sum / n } else { 0.0 }
         };
-        let all = || {
-            self.by_action.keys().filter_map(known).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
-        };
-        let (n, sum) = known(action).unwrap_or_else(all);
-        if n > 0.0 { sum / n } else { 0.0 }
+        move |action| match self.by_action.get(action).and_then(known) {
+            Some(count) => count.sum / count.n,
+            None => *any.get_or_init(of_any),
+        }
     }
 
     /// Keeps what was spent of budgets that stay, and begins the others.
-    pub(crate) fn set_budgets(&mut self, spec: &CheckedSpec) {
+    pub(crate) fn set_budgets(&mut self, spec: &CheckedSpec, position: u64) {
         let mut before = core::mem::take(&mut self.budgets.0);
         for budget in spec.budgets() {
             let key = key(spec, budget);
-            let ledger = before.remove(&key).unwrap_or_default();
+            let begin = || Ledger { since: position, ..Ledger::default() };
+            let ledger = before.remove(&key).unwrap_or_else(begin);
             self.budgets.0.insert(key, ledger);
         }
     }
@@ -147,7 +157,13 @@ impl Model {
     }
 
     /// Counts what became of a decision. True if the view of decisions has changed by it.
-    fn spend(&mut self, decided: &Decided, what: &Move<'_>, told: &mut Vec<Happening>) -> bool {
+    fn spend(
+        &mut self,
+        offset: u64,
+        decided: &Decided,
+        what: &Move<'_>,
+        told: &mut Vec<Happening>,
+    ) -> bool {
         let Some(spec) = self.production().map(Enrolled::shared_spec) else { return false };
         let Some(chosen) = self.chosen(decided).filter(|_| !spec.budgets().is_empty()) else {
             return false;
@@ -156,21 +172,25 @@ impl Model {
         let mut turned = false;
         for budget in spec.budgets() {
             let key = key(&spec, budget);
-            if matches!(what, Move::Value(name, _) if *name != key.metric) {
+            let bit = self.bits.get(&key.metric).map_or(0, |b| 1_u16 << b);
+            let other = match what {
+                Move::Decided => false,
+                Move::Value(name, _) => *name != key.metric,
+                Move::NotUsed(came) => came & bit != 0,
+            };
+            if other {
                 continue;
             }
             let who = budget.by.map_or(0, |i| spender(&context.values[i]));
             let at = budget.per.begin(made_ms(decided));
             let Some(mut ledger) = self.budgets.0.remove(&key) else { continue };
-            if matches!(what, Move::Decided(_)) && at > ledger.begin_ms {
+            if matches!(what, Move::Decided) && at > ledger.begin_ms {
                 turned |= ledger.begin(at);
             }
-            if at == ledger.begin_ms {
-                ledger.take(who, &chosen, what);
-                let sum = ledger
-                    .spent
-                    .get(&who)
-                    .map_or(0.0, |s| s.in_all(|a| self.mean_of(&key.metric, a)));
+            if at == ledger.begin_ms && offset >= ledger.since {
+                ledger.take(who, &chosen, offset, what);
+                let sum =
+                    ledger.spent.get(&who).map_or(0.0, |s| s.in_all(self.mean_of(&key.metric)));
                 let is_over = sum >= budget.max;
                 turned |= ledger.turn(who, is_over);
                 if is_over && let Some(decision) = ledger.tell(who) {
@@ -199,19 +219,19 @@ impl Ledger {
         }
         let over = core::mem::take(&mut self.over);
         let any = !over.is_empty();
-        *self = Self { begin_ms, ..Self::default() };
+        *self = Self { begin_ms, since: self.since, ..Self::default() };
         any
     }
 
-    fn take(&mut self, who: u64, chosen: &ActionName, what: &Move<'_>) {
+    fn take(&mut self, who: u64, chosen: &ActionName, offset: u64, what: &Move<'_>) {
         if !self.spent.contains_key(&who) && self.spent.len() >= SPENDERS_MAX {
-            self.untracked += u64::from(matches!(what, Move::Decided(_)));
+            self.untracked += u64::from(matches!(what, Move::Decided));
             return;
         }
         let spent = self.spent.entry(who).or_default();
-        if let Move::Decided(offset) = what {
+        if matches!(what, Move::Decided) {
             *spent.open.entry(chosen.clone()).or_default() += 1;
-            spent.decision = *offset;
+            spent.decision = offset;
             return;
         }
         if let Some(open) = spent.open.get_mut(chosen) {
@@ -246,28 +266,28 @@ impl Ledger {
 impl Engine {
     /// A decision counts against its budgets at what it is expected to take.
     pub(crate) fn spend_decided(&mut self, offset: u64, decided: &Decided) {
-        self.spend(decided, &[Move::Decided(offset)]);
+        self.spend(offset, decided, &[Move::Decided]);
     }
 
     /// Values take the place of what was expected.
-    pub(crate) fn spend_values(&mut self, decided: &Decided, values: &[(&str, f64)]) {
+    pub(crate) fn spend_values(&mut self, recorded: &Recorded, values: &[(&str, f64)]) {
         let moves: Vec<_> = values.iter().map(|(name, value)| Move::Value(name, *value)).collect();
-        self.spend(decided, &moves);
+        self.spend(recorded.at.offset, &recorded.decided, &moves);
     }
 
-    /// A decision that nobody acted on takes nothing.
-    pub(crate) fn spend_nothing(&mut self, decided: &Decided) {
-        self.spend(decided, &[Move::NotUsed]);
+    /// A decision that nobody acted on takes nothing but what came of it before.
+    pub(crate) fn spend_nothing(&mut self, recorded: &Recorded, came: u16) {
+        self.spend(recorded.at.offset, &recorded.decided, &[Move::NotUsed(came)]);
     }
 
-    fn spend(&mut self, decided: &Decided, moves: &[Move<'_>]) {
+    fn spend(&mut self, offset: u64, decided: &Decided, moves: &[Move<'_>]) {
         let Some(model) = self.state.models.get_mut(&decided.model) else { return };
         if model.budgets.0.is_empty() {
             return;
         }
         let (mut told, mut turned) = (Vec::new(), false);
         for what in moves {
-            turned |= model.spend(decided, what, &mut told);
+            turned |= model.spend(offset, decided, what, &mut told);
         }
         if turned {
             self.dirty.insert(decided.model.clone());

@@ -405,7 +405,8 @@ impl Engine {
             return Ok(());
         }
         if feedback.not_used {
-            let untouched = self.state.join.bits.get(recorded.at.ordinal) == Some(0);
+            let state = self.state.join.bits.get(recorded.at.ordinal);
+            let untouched = state == Some(0);
             if let Some(model) = self.state.models.get_mut(&recorded.decided.model) {
                 model.tally.not_used += 1;
                 if untouched {
@@ -413,8 +414,8 @@ impl Engine {
                 }
             }
             self.state.join.bits.set(recorded.at.ordinal, CLOSED);
-            if untouched {
-                self.spend_nothing(&recorded.decided);
+            if let Some(came) = state.filter(|s| s & CLOSED == 0) {
+                self.spend_nothing(recorded, came);
             }
             return Ok(());
         }
@@ -482,7 +483,7 @@ impl Engine {
             return Ok(());
         }
         model.book_values(decided, &action, &news);
-        self.spend_values(decided, &news);
+        self.spend_values(recorded, &news);
         let Some(model) = self.state.models.get_mut(&decided.model) else { return Ok(()) };
         if state == Some(0) && model.supply.arrived() {
             // Log time stands still where nothing is due.

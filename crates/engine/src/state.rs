@@ -301,7 +301,7 @@ impl State {
             model.books.0.forget_incumbent();
         }
         model.set_floors(&spec);
-        model.set_budgets(&spec);
+        model.set_budgets(&spec, self.position);
         model.learners = BTreeMap::from([(learner, enrolled)]);
         model.production = learner;
         let names = spec.actions().iter().map(|a| a.name.clone()).collect();

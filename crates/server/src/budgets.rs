@@ -6,7 +6,10 @@ use axum::extract::{Path, Query, State};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{HeaderMap, Response};
-use pawl_domain::{Event, spec::spender};
+use pawl_domain::{
+    Event,
+    spec::{Budget, spender},
+};
 use pawl_engine::{BudgetKey, Ledger, Model, Spent};
 use pawl_model::context::Context;
 use pawl_store::registry::Scope;
@@ -23,6 +26,8 @@ use crate::{
 
 /// Most spenders that are listed of a budget.
 const TOP_MAX: usize = 1000;
+/// Characters that are shown of a value.
+const SHOWN: usize = 256;
 
 /// The query.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -42,12 +47,13 @@ pub(crate) struct Asked {
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path(model): Path<String>,
-    Query(asked): Query<Asked>,
+    query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
     let caller = app.keys().caller(&headers, app.now_ms())?;
     let name = model_name(&model)?;
     caller.may(Scope::Read, Some(name.as_str()))?;
+    let Query(asked) = query.map_err(|e| ApiError::field("query", e.body_text()))?;
     let top = asked.top.unwrap_or(20);
     if top > TOP_MAX {
         return Err(ApiError::field("top", format!("`{top}` is too many; at most {TOP_MAX}")));
@@ -61,39 +67,50 @@ pub(crate) async fn show(
     if named {
         record_reading(&app, &caller, &headers, &name, "budgets", top).await?;
     }
-    let budgets: Vec<Value> = model
-        .budgets()
-        .into_iter()
-        .map(|(budget, key, ledger)| {
-            let begin = budget.per.begin(app.now_ms());
-            let mut value = json!({
-                "metric": key.metric, "per": key.per, "by": key.by, "max": budget.max, "on_exceed": budget.on_exceed,
-                "begin_ms": begin, "end_ms": begin + budget.per.ms(),
-            });
-            let ledger = ledger.filter(|l| l.begin_ms == begin);
-            let spenders = ledger.map_or_else(Vec::new, |l| ranked(&model, &key, l));
-            value["spenders"] = spenders.len().into();
-            value["spent"] = spenders.iter().map(|(_, _, sum)| sum).sum::<f64>().into();
-            value["over"] = ledger.map_or(0, |l| l.over.len()).into();
-            value["untracked"] = ledger.map_or(0, |l| l.untracked).into();
-            let row = |(who, spent, sum): &(u64, &Spent, f64)| {
-                let over = ledger.is_some_and(|l| l.over.contains(who));
-                json!({
-                    "value": if named { said(&app, &model, &key, *who, spent) } else { None }, "spent": sum, "of_which_expected": sum - spent.seen,
-                    "open": spent.open.values().sum::<u64>(), "over": over,
-                })
-            };
-            value["top"] = spenders.iter().take(top).map(row).collect();
-            value
+    let told = tokio::task::spawn_blocking(move || {
+        let budgets = model.budgets().into_iter();
+        let told: Vec<Value> = budgets
+            .map(|(budget, key, ledger)| describe(&app, &model, budget, &key, ledger, top, named))
+            .collect();
+        json!({"model": name, "budgets": told}).to_string()
+    });
+    Ok(json(200, told.await.map_err(ApiError::internal)?))
+}
+
+/// A budget, and who spent most of it.
+fn describe(
+    app: &App,
+    model: &Model,
+    budget: &Budget,
+    key: &BudgetKey,
+    ledger: Option<&Ledger>,
+    top: usize,
+    named: bool,
+) -> Value {
+    let begin = budget.per.begin(app.now_ms());
+    let ledger = ledger.filter(|l| l.begin_ms == begin);
+    let spenders = ledger.map_or_else(Vec::new, |l| ranked(model, key, l));
+    let row = |(who, spent, sum): &(u64, &Spent, f64)| {
+        let value = if named { said(app, model, key, *who, spent) } else { None };
+        let over = ledger.is_some_and(|l| l.over.contains(who));
+        json!({
+            "value": value, "spent": sum, "of_which_expected": sum - spent.seen,
+            "open": spent.open.values().sum::<u64>(), "over": over,
         })
-        .collect();
-    Ok(json(200, json!({"model": name, "budgets": budgets}).to_string()))
+    };
+    json!({
+        "metric": key.metric, "per": key.per, "by": key.by, "max": budget.max, "on_exceed": budget.on_exceed,
+        "begin_ms": begin, "end_ms": begin + budget.per.ms(), "spenders": spenders.len(),
+        "spent": spenders.iter().map(|(_, _, sum)| sum).sum::<f64>(),
+        "over": ledger.map_or(0, |l| l.over.len()), "untracked": ledger.map_or(0, |l| l.untracked),
+        "top": spenders.iter().take(top).map(row).collect::<Vec<_>>(),
+    })
 }
 
 /// Who spent what, the most first.
 fn ranked<'l>(model: &Model, key: &BudgetKey, ledger: &'l Ledger) -> Vec<(u64, &'l Spent, f64)> {
-    let mean = |action: &_| model.mean_of(&key.metric, action);
-    let all = ledger.spent.iter().map(|(who, spent)| (*who, spent, spent.in_all(mean)));
+    let mean = model.mean_of(&key.metric);
+    let all = ledger.spent.iter().map(|(who, spent)| (*who, spent, spent.in_all(&mean)));
     let mut all: Vec<_> = all.collect();
     all.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
     all
@@ -107,7 +124,7 @@ fn said(app: &App, model: &Model, key: &BudgetKey, who: u64, spent: &Spent) -> O
     let context = Context::read_logged(spec, &decided.context).ok()?;
     let value = &context.values[at];
     (spender(value) == who).then(|| match value {
-        pawl_model::context::Value::Text(text) => text.to_string(),
+        pawl_model::context::Value::Text(text) => text.chars().take(SHOWN).collect(),
         value => value.to_json(),
     })
 }

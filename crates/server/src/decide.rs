@@ -205,7 +205,7 @@ async fn choose(
     if outcome == Outcome::Fallback {
         (decided.outcome, decided.reason) = (outcome, Some("policy_failed".to_owned()));
     }
-    sessions::repeat(app, snapshot, &mut decided).await?;
+    sessions::repeat(app, snapshot, &mut decided).await;
     Ok(decided)
 }
 

@@ -128,6 +128,7 @@ pub(crate) fn describe(spec: &CheckedSpec, id: DecisionId, d: &Decided) -> Value
         "learner": d.learner.to_string(),
         "snapshot": Position { partition: 0, offset: d.snapshot }.to_string(),
         "context": context,
+        "erased": d.is_erased(),
         "action": d.action().and_then(name),
         "probability": d.probability(),
         "probabilities": probabilities,

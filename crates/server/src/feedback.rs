@@ -11,6 +11,7 @@ use pawl_domain::{
     spec::{Kind, LABEL},
     suggest,
 };
+use pawl_engine::SESSION_DECISIONS;
 use pawl_store::{LogError, registry::Scope};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -265,7 +266,7 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Vec<Event>> {
             Some(name.parse().map_err(|e| ApiError::field("action_taken", e))?)
         }
     };
-    let (at_ms, metadata) = (time("at", body.at)?, flat(body.metadata)?);
+    let (at_ms, mut metadata) = (time("at", body.at)?, flat(body.metadata)?);
     let event = |target| {
         Event::Feedback(Feedback {
             target,
@@ -275,10 +276,23 @@ fn check(app: &App, caller: &Caller, text: &str) -> ApiResult<Vec<Event>> {
             action_taken: action_taken.clone(),
             not_used: body.not_used,
             principal: caller.principal(),
-            metadata: metadata.clone(),
+            // Once is enough: of a session it stands with the newest decision.
+            metadata: metadata.take(),
         })
     };
-    Ok(targets.into_iter().map(event).collect())
+    Ok(targets.into_iter().rev().map(event).collect())
+}
+
+/// Feedback on a session is a record for each of its decisions: a batch may not make more of them than it may have items.
+fn fits(of_item: Vec<Event>, room: usize) -> ApiResult<Vec<Event>> {
+    if of_item.len() <= room {
+        return Ok(of_item);
+    }
+    let detail = format!(
+        "has {} decisions, and with those before it the batch has room for {room} more; send it in another request",
+        of_item.len()
+    );
+    Err(ApiError::field("session_id", detail))
 }
 
 /// Whether the body is a list of events, and then which.
@@ -310,8 +324,11 @@ pub(crate) async fn feedback(
         Some(items) => {
             app.check_batch("events", items.len())?;
             accepted = items.len();
+            let most = app.config().limits.batch.max(SESSION_DECISIONS);
             for (index, item) in items.into_iter().enumerate() {
-                match check(app, caller, item.get()) {
+                let room = most.saturating_sub(events.len());
+                let checked = check(app, caller, item.get());
+                match checked.and_then(|of_item| fits(of_item, room)) {
                     Ok(of_item) => events.extend(of_item),
                     Err(e) => {
                         rejected.push(serde_json::json!({"index": index, "error": e.member()}))

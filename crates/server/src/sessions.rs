@@ -1,6 +1,6 @@
 //! Sessions in memory: the action that was drawn is repeated, and feedback on a session finds its decisions.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pawl_domain::{
     DecisionId, Event, ModelName, Position,
@@ -81,42 +81,46 @@ impl Table {
 
 /// Repeats the action that was drawn in the session of a decision, where it is eligible, with its probability. What was drawn
 /// anew counts only where none of that holds.
-pub(crate) async fn repeat(app: &App, snapshot: &Snapshot, decided: &mut Decided) -> ApiResult<()> {
+pub(crate) async fn repeat(app: &App, snapshot: &Snapshot, decided: &mut Decided) {
     let sticky = snapshot.spec.session().and_then(|s| s.sticky);
-    let (Some(sticky), Some(session)) = (sticky, &decided.caller.session_id) else { return Ok(()) };
-    // What an operator or a budget orders goes before.
-    if !decided.is_drawn() {
-        return Ok(());
+    let (Some(sticky), Some(session)) = (sticky, &decided.caller.session_id) else { return };
+    // What an operator or a budget orders goes before, and a policy that may decide nothing keeps no session either.
+    if !decided.is_drawn() || !snapshot.policy_decides() {
+        return;
     }
     let key = request_key(&decided.model, session);
-    let Some(id) = app.sessions().drawn(key, decided.at_ms, sticky.ms()) else { return Ok(()) };
-    let Some(first) = read(app, id, decided) else { return Ok(()) };
-    let spec = spec_of(app, &first).await?;
+    let Some(id) = app.sessions().drawn(key, decided.at_ms, sticky.ms()) else { return };
+    let Some(first) = read(app, id, decided) else { return };
+    let spec = if first.version == decided.version {
+        snapshot.spec.clone()
+    } else {
+        // Without the names of another version's actions there is nothing to repeat.
+        let Ok(spec) = spec_of(app, &first).await else { return };
+        Arc::new(spec)
+    };
     let place = |action: u16| {
         let name = &spec.actions().get(usize::from(action))?.name;
         let action = snapshot.spec.action(name.as_str())? as u16;
         decided.eligible.iter().position(|a| *a == action)
     };
-    let Some(at) = first.action().and_then(place) else { return Ok(()) };
-    // A policy that may decide nothing keeps no session either.
-    let incumbent = snapshot.spec.incumbent() == Some(usize::from(decided.eligible[at]));
-    if !snapshot.policy_decides() && !incumbent {
-        return Ok(());
-    }
+    let Some(at) = first.action().and_then(place) else { return };
     let mut probabilities = vec![0.0; decided.eligible.len()];
-    let mut gone = 0.0;
     for (action, p) in first.eligible.iter().zip(&first.probabilities) {
-        match place(*action) {
-            Some(i) => probabilities[i] += p,
-            None => gone += p,
+        if let Some(i) = place(*action) {
+            probabilities[i] += p;
         }
     }
-    // Had an action been drawn that is no longer eligible, it would have been drawn anew.
-    probabilities.iter_mut().zip(&decided.probabilities).for_each(|(p, anew)| *p += gone * anew);
+    // Given that what was drawn is still eligible: had it been another, it would have been drawn anew, with its own probabilities.
+    let left: f64 = probabilities.iter().sum();
+    if left <= 0.0 {
+        return;
+    }
+    if left < 1.0 {
+        probabilities.iter_mut().for_each(|p| *p /= left);
+    }
     decided.probabilities = probabilities;
     decided.chosen = at as u16;
     (decided.outcome, decided.reason) = (Outcome::Sticky, Some(REASON.to_owned()));
-    Ok(())
 }
 
 /// A decision of the same session; `None` where it is gone, or a key stood for two.

@@ -165,10 +165,22 @@ impl Registry {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let options = SqliteConnectOptions::new().filename(path).read_only(true);
+        let failed = |e: std::io::Error| RegistryError::Database(sqlx::Error::Io(e));
+        // Opening it would make files beside it: a copy is opened.
+        let copies = std::env::temp_dir().join(format!("pawl-check-{}", std::process::id()));
+        std::fs::create_dir_all(&copies).map_err(failed)?;
+        let copy = copies.join("registry.sqlite");
+        std::fs::copy(path, &copy).map_err(failed)?;
+        let wal = path.with_extension("sqlite-wal");
+        if wal.exists() {
+            std::fs::copy(wal, copies.join("registry.sqlite-wal")).map_err(failed)?;
+        }
+        let options = SqliteConnectOptions::new().filename(&copy);
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-        let rows = sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&pool).await?;
+        let rows = sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&pool).await;
         pool.close().await;
+        std::fs::remove_dir_all(&copies).map_err(failed)?;
+        let rows = rows?;
         let mut done = Vec::new();
         for row in rows {
             done.push(row.try_get::<i64, _>("version")?);

@@ -109,11 +109,8 @@ impl OnExceed {
 /// is missing or of another type has one too.
 #[must_use]
 pub fn spender(value: &Value<'_>) -> u64 {
-    let text = match value {
-        Value::Text(text) => text.as_ref().to_owned(),
-        value => value.to_json(),
-    };
-    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    // As JSON: the word `null` is another than none.
+    xxhash_rust::xxh3::xxh3_64(value.to_json().as_bytes())
 }
 
 #[cfg(test)]

@@ -56,8 +56,8 @@ impl Tape {
     fn spent(&self) -> Vec<f64> {
         let model = self.engine.state().models.values().next().unwrap();
         let (_, key, ledger) = model.budgets().remove(0);
-        let mean = |action: &ActionName| model.mean_of(&key.metric, action);
-        let mut all: Vec<f64> = ledger.unwrap().spent.values().map(|s| s.in_all(mean)).collect();
+        let mean = model.mean_of(&key.metric);
+        let mut all: Vec<f64> = ledger.unwrap().spent.values().map(|s| s.in_all(&mean)).collect();
         all.sort_by(f64::total_cmp);
         all
     }
@@ -136,8 +136,20 @@ fn what_was_not_used_is_not_spent_and_versions_keep_their_budgets() {
     }));
     let mut tape = script.again();
     assert_eq!(tape.spent(), [4.0]);
+    // Also where another metric had come before: no bill of it can come any more.
+    let seen = script.decide_of(1400, "acme", 0);
+    script.feedback(Target::Decision(seen), 1500, &[("quality", 1.0)]);
+    assert_eq!(script.again().spent(), [8.0]);
+    script.push(Event::Feedback(Feedback {
+        not_used: true,
+        ..feedback(Target::Decision(seen), 1600, &[])
+    }));
+    assert_eq!(script.again().spent(), [4.0]);
     tape.enrol(&SPEC.replace("max = 10.0", "max = 3.0"), 2);
     assert_eq!(tape.spent(), [4.0]);
     tape.enrol(&SPEC.replace("per = \"hour\"", "per = \"day\""), 3);
+    assert!(tape.spent().is_empty());
+    // What was decided before a budget began takes nothing of it, nor anything away from others' decisions.
+    tape.feedback(Target::Decision(spent), 2000, &[("quality", 1.0)]);
     assert!(tape.spent().is_empty());
 }

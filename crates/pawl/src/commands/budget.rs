@@ -39,6 +39,11 @@ fn words(v: &Value) -> String {
     parts.join("\n")
 }
 
+/// Without what a terminal would take for an order.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 fn budget(b: &Value) -> String {
     let by = b["by"].as_str().map(|by| format!(" and {by}")).unwrap_or_default();
     let mut lines = vec![format!(
@@ -71,7 +76,7 @@ fn budget(b: &Value) -> String {
         };
         let over = if row["over"] == true { "over" } else { "" };
         table.add_row([
-            who,
+            &plain(who),
             &number("spent"),
             &number("of_which_expected"),
             &row["open"].to_string(),

@@ -7,7 +7,7 @@ use clap::Args;
 use pawl_domain::{
     CheckedSpec, Event, ModelSpec, Position,
     event::{Caller, Change, Decided, Feedback, JoinLimits, Target},
-    spec::Kind,
+    spec::{FeatureOf, FeatureType, Kind},
 };
 use pawl_driver::Fold;
 use pawl_model::{
@@ -175,6 +175,31 @@ fn seconds(s: f64) -> String {
     }
 }
 
+/// A context that fills every declared feature, as long as is asked for where that is enough.
+fn context(spec: &CheckedSpec, n: u64, bytes: usize) -> String {
+    let mut fields = serde_json::Map::new();
+    let of_context = spec.features().iter().filter(|f| f.of == FeatureOf::Context);
+    for feature in of_context {
+        let value = match &spec.spec().features[&feature.name].vocabulary {
+            Some(words) if !words.is_empty() => json!(words[n as usize % words.len()]),
+            _ => match feature.encoding.kind() {
+                FeatureType::Number => json!(n % 1000),
+                FeatureType::Boolean => json!(n.is_multiple_of(2)),
+                FeatureType::Category => json!(format!("value {}", n % 50)),
+                FeatureType::Text => json!(format!("the request number {n} asks for {}", n % 97)),
+                FeatureType::Vector => {
+                    let of = |i: usize| ((n as usize * 31 + i * 17) % 200) as f64 / 100.0 - 1.0;
+                    json!((0..feature.encoding.slots()).map(of).collect::<Vec<f64>>())
+                }
+            },
+        };
+        fields.insert(feature.name.clone(), value);
+    }
+    let short = serde_json::Value::Object(fields.clone()).to_string().len() + r#","":"""#.len();
+    fields.insert(String::new(), json!("x".repeat(bytes.saturating_sub(short))));
+    serde_json::Value::Object(fields).to_string()
+}
+
 /// Writes decisions with feedback into a log in memory, and folds it.
 fn trial(spec: &CheckedSpec, context_bytes: usize) -> Result<Trial> {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
@@ -190,8 +215,6 @@ fn trial(spec: &CheckedSpec, context_bytes: usize) -> Result<Trial> {
     let choice = snapshot.decide(&request, &mut Workspace::default())?;
     let made = Made { epoch: log.epoch(), nonce: 0, at_ms: 1000, caller: Caller::default() };
     let record = snapshot.record(&empty, choice, made);
-    let pad = context_bytes.saturating_sub(r#"{"":""}"#.len());
-    let context = format!(r#"{{"":"{}"}}"#, "x".repeat(pad));
     let metrics: Vec<(String, f64)> = spec
         .metrics()
         .iter()
@@ -201,7 +224,10 @@ fn trial(spec: &CheckedSpec, context_bytes: usize) -> Result<Trial> {
     let mut ids = Vec::new();
     let trial = TRIAL.min(TRIAL_BYTES / context_bytes as u64).max(1);
     for nonce in 0..trial {
-        let decided = Decided { nonce, context: context.clone(), ..record.clone() };
+        let text = context(spec, nonce, context_bytes);
+        // Each action in turn: all of them learn.
+        let chosen = (nonce % record.eligible.len() as u64) as u16;
+        let decided = Decided { nonce, context: text, chosen, ..record.clone() };
         let offset = log.append_event(&Event::Decided(decided.clone()))?.first;
         ids.push(decided.id(Position { partition: 0, offset }));
     }

@@ -79,9 +79,11 @@ fn a_hundred_changes_under_load_are_in_force_and_stay() {
     pull(&server, &json!({"lever": "disable", "action": "small", "for": "1h"}));
     pull(&server, &json!({"lever": "explore", "on": false}));
     let levers = server.json("/v1/models/router")["levers"].clone();
-    let changes = server.json("/v1/changes");
-    assert_eq!(changes["changes"].as_array().unwrap().len(), 103);
-    assert_eq!(changes["changes"][1]["why"], "test");
+    let changes = server.json("/v1/changes")["changes"].as_array().unwrap().clone();
+    // Looking at a decision is in the trail too, and is no change.
+    let changes: Vec<_> = changes.iter().filter(|c| c["action"] != "context.read").collect();
+    assert_eq!(changes.len(), 103);
+    assert_eq!(changes[1]["why"], "test");
     server.kill();
     let server = Server::start(dir.path(), &[]);
     assert_eq!(server.json("/v1/models/router")["levers"], levers);

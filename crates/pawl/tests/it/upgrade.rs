@@ -174,10 +174,10 @@ fn a_check_tells_what_a_start_would_do() {
             String::from_utf8(output.stdout).unwrap()
         };
         let files = |of: &Path| {
-            let mut all: Vec<_> =
-                fs::read_dir(of.join("log")).unwrap().map(|e| e.unwrap().path()).collect();
-            all.sort();
-            all.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>()
+            let there = |dir: &Path| fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+            let all = there(of).chain(there(&of.join("log"))).filter(|p| p.is_file());
+            let all: std::collections::BTreeSet<_> = all.collect();
+            all.into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
         };
         let before = files(dir.path());
         let said = check();
@@ -195,4 +195,14 @@ fn a_check_tells_what_a_start_would_do() {
         );
         assert!(!said.contains("backup"), "{said}");
     }
+}
+
+#[test]
+fn an_empty_directory_is_nothing_to_upgrade() {
+    let dir = tempfile::tempdir().unwrap();
+    for data in [dir.path().to_owned(), dir.path().join("absent")] {
+        let output = pawl().args(["serve", "--check", "--data"]).arg(data).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

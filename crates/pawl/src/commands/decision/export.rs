@@ -37,11 +37,27 @@ const OWN: [&str; 10] = [
 const PAGE: usize = 1000;
 
 /// What came of one decision: the first value of each metric counts, as it does in learning.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Came {
     metrics: BTreeMap<String, Value>,
     taken: Option<String>,
     not_used: bool,
+}
+
+impl Came {
+    /// What came for a decision, by its own id and by the caller's.
+    fn of(all: &BTreeMap<String, Self>, decision: &Value) -> Self {
+        let found = |key: &str| all.get(decision[key].as_str()?);
+        let mut came = found("decision_id").cloned().unwrap_or_default();
+        if let Some(more) = found("request_id") {
+            came.not_used |= more.not_used;
+            came.taken = came.taken.or_else(|| more.taken.clone());
+            for (name, value) in &more.metrics {
+                came.metrics.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        came
+    }
 }
 
 /// Writes the file. It takes its name only when it is whole.
@@ -72,19 +88,17 @@ pub fn run(server: &Server, of: &Of, out: &Path) -> Result<()> {
     loop {
         let page = of.page(server, cursor.as_deref(), PAGE, true)?;
         for decision in &page.decisions {
-            let found = |key: &str| came.get(decision[key].as_str()?);
-            let came = found("decision_id").or_else(|| found("request_id"));
-            if came.is_some_and(|c| c.not_used) {
+            let came = Came::of(&came, decision);
+            if came.not_used {
                 unused += 1;
                 continue;
             }
-            let taken = came.and_then(|c| c.taken.as_deref());
-            if taken.is_some_and(|taken| decision["action"] != taken) {
+            if came.taken.as_ref().is_some_and(|taken| decision["action"] != taken.as_str()) {
                 overridden += 1;
                 continue;
             }
             // Of an erased one nothing is left to learn from.
-            if decision["context"].as_object().is_none_or(Map::is_empty) && !features.is_empty() {
+            if decision["erased"] == true {
                 erased += 1;
                 continue;
             }
@@ -150,15 +164,16 @@ fn gather(server: &Server, of: &Of) -> Result<BTreeMap<String, Came>> {
     Ok(all)
 }
 
-/// A row: what was decided, and what came of it.
-fn row(decision: &Value, came: Option<&Came>) -> Map<String, Value> {
+/// A row: what was decided, and what came of it. What the log keeps as slots only is no value: it is left out.
+fn row(decision: &Value, came: Came) -> Map<String, Value> {
     let mut row = Map::new();
     for key in OWN.into_iter().filter(|key| !decision[*key].is_null()) {
         row.insert(key.to_owned(), decision[key].clone());
     }
-    row.extend(decision["context"].as_object().cloned().unwrap_or_default());
+    let context = decision["context"].as_object().cloned().unwrap_or_default();
+    row.extend(context.into_iter().filter(|(_, value)| !value.is_object()));
+    row.extend(came.metrics);
+    // What was told with the decision came first.
     row.extend(decision["reported_metrics"].as_object().cloned().unwrap_or_default());
-    let Some(came) = came else { return row };
-    row.extend(came.metrics.iter().map(|(name, value)| (name.clone(), value.clone())));
     row
 }

@@ -16,6 +16,9 @@ const PAGE: usize = 1000;
 /// How long a tail waits before it looks again.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// The same while the server does not answer.
+const GONE: Duration = Duration::from_secs(2);
+
 /// Which decisions.
 #[derive(Args, Debug)]
 pub struct Of {
@@ -106,7 +109,16 @@ impl Of {
             None => Some(text(&server.get("/v1/log")?, "head")),
         };
         loop {
-            let page = self.page(server, position.as_deref(), PAGE, server.json)?;
+            let page = match self.page(server, position.as_deref(), PAGE, server.json) {
+                Ok(page) => page,
+                // It began well: the server is gone for a while.
+                Err(e) if position.is_some() => {
+                    eprintln!("{e:#}; asking again");
+                    std::thread::sleep(GONE);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             page.decisions.iter().for_each(|d| print(server, d));
             if page.cursor.is_none() {
                 std::thread::sleep(AGAIN);
