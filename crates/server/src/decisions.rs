@@ -235,9 +235,9 @@ pub struct ListQuery {
     pub action: Option<String>,
     /// Only this outcome.
     pub outcome: Option<String>,
-    /// Only about this one.
+    /// Only about this one: needs the scope `context`.
     pub targeting_key: Option<String>,
-    /// Only of this session.
+    /// Only of this session: needs the scope `context`.
     pub session_id: Option<String>,
     /// Whether to show what they say of a person, which needs the scope `context`: by default, where the caller has that.
     pub context: Option<bool>,
@@ -322,7 +322,9 @@ pub(crate) async fn list(
     let misplaced = misplaced(query.cursor.is_some());
     let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
     let may = caller.may(Scope::Context, Some(model.as_str()));
-    if query.context == Some(true) {
+    // Who may not read whom a decision is about may not find it by that either.
+    let by_person = query.targeting_key.is_some() || query.session_id.is_some();
+    if by_person || query.context == Some(true) {
         may.clone()?;
     }
     let hidden = may.is_err() || query.context == Some(false);

@@ -100,8 +100,10 @@ fn contexts_need_their_own_scope_and_reading_them_is_recorded() {
         );
     }
     assert_eq!(server.get(&format!("/v1/decisions/{id}/explain")).status().as_u16(), 403);
-    let asked = server.get("/v1/models/router/decisions?context=true").status();
-    assert_eq!(asked.as_u16(), 403);
+    for query in ["context=true", "targeting_key=user-42", "session_id=s"] {
+        let asked = server.get(&format!("/v1/models/router/decisions?{query}")).status();
+        assert_eq!(asked.as_u16(), 403, "{query}");
+    }
     let told = server.command(&["decision", "show", &id]);
     assert!(String::from_utf8_lossy(&told.stdout).contains("lacks the scope `context`"));
     server.key = root.clone();
