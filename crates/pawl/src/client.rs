@@ -1,9 +1,11 @@
 //! A client of the server's public API: what every command but `serve` and the offline ones uses.
 
-use anyhow::{Result, anyhow, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use reqwest::{
-    Method,
+    Certificate, Method,
     blocking::{Client as Http, RequestBuilder},
 };
 use serde_json::Value;
@@ -20,6 +22,9 @@ pub struct Server {
     /// The key to send
     #[arg(long, env = "PAWL_KEY", hide_env_values = true, global = true)]
     key: Option<String>,
+    /// Trust the certificates of this PEM file and no other, for an https:// server with one of one's own
+    #[arg(long, env = "PAWL_CA", global = true)]
+    ca: Option<PathBuf>,
     /// Print the reply as one JSON object
     #[arg(long, global = true)]
     pub json: bool,
@@ -27,18 +32,46 @@ pub struct Server {
 
 impl Server {
     fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
-        if self.server.starts_with("https://") {
-            bail!(
-                "`{}`: this version of Pawl speaks plain HTTP only; use an http:// URL",
-                self.server
-            );
-        }
         let url = format!("{}{path}", self.server.trim_end_matches('/'));
-        let request = Http::new().request(method, url);
+        let request = self.http()?.request(method, url);
         Ok(match &self.key {
             Some(key) => request.bearer_auth(key),
             None => request,
         })
+    }
+
+    fn http(&self) -> Result<Http> {
+        let mut builder = Http::builder();
+        if let Some(path) = &self.ca {
+            let shown = path.display();
+            let pem = std::fs::read(path).with_context(|| format!("cannot read `--ca {shown}`"))?;
+            let trusted = Certificate::from_pem_bundle(&pem)
+                .with_context(|| format!("`--ca {shown}` is not PEM"))?;
+            if trusted.is_empty() {
+                bail!("`--ca {shown}` holds no certificate in PEM");
+            }
+            builder = builder.tls_certs_only(trusted);
+        } else if !self.server.starts_with("https://") {
+            // The system's certificates are not read where they serve nothing: a container may have none.
+            builder = builder.tls_certs_only([]);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// Why there is no answer, down to what the connection said, and what to do.
+    fn unanswered(&self, e: &reqwest::Error) -> anyhow::Error {
+        let mut why = e.to_string();
+        let mut source = std::error::Error::source(e);
+        while let Some(e) = source {
+            why = e.to_string();
+            source = e.source();
+        }
+        let remedy = if why.contains("certificate") {
+            "`--ca FILE` names whom to trust"
+        } else {
+            "is `pawl serve` running there?"
+        };
+        anyhow!("no answer from `{}`: {why}; {remedy}", self.server)
     }
 
     fn send(&self, request: RequestBuilder) -> Result<Value> {
@@ -52,9 +85,7 @@ impl Server {
 
     /// The status, and the body or the error in it.
     fn answer(&self, request: RequestBuilder) -> Result<(u16, Result<Vec<u8>>)> {
-        let response = request.send().map_err(|e| {
-            anyhow!("no answer from `{}`: {e}; is `pawl serve` running there?", self.server)
-        })?;
+        let response = request.send().map_err(|e| self.unanswered(&e))?;
         let status = response.status();
         let body = response.bytes()?;
         if status.is_success() {
@@ -80,8 +111,7 @@ impl Server {
     pub fn readiness(&self) -> Result<Value> {
         let request = self.request(Method::GET, "/readyz?verbose")?;
         let request = request.timeout(std::time::Duration::from_secs(5));
-        let unreachable = |e| anyhow!("no answer from `{}`: {e}", self.server);
-        Ok(request.send().map_err(unreachable)?.json()?)
+        Ok(request.send().map_err(|e| self.unanswered(&e))?.json()?)
     }
 
     /// `POST path` with a JSON body.

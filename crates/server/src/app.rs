@@ -66,6 +66,9 @@ pub enum StartError {
         /// The reason.
         why: std::io::Error,
     },
+    /// The certificate.
+    #[error("{0}")]
+    Tls(String),
     /// No key protects an open address.
     #[error(
         "`{0}` is not a loopback address and there is no key: start on loopback, make one with `pawl key create`, \

@@ -97,6 +97,25 @@ pub struct Config {
     pub join: Join,
     #[expect(missing_docs, reason = "documented by KEYS")]
     pub logging: Logging,
+    #[expect(missing_docs, reason = "documented by KEYS")]
+    pub tls: Tls,
+}
+
+/// The certificate of the port, and its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "documented by KEYS")]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// Whether the port speaks TLS.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.cert.as_os_str().is_empty()
+    }
 }
 
 /// Limits on requests.
@@ -150,6 +169,7 @@ impl Default for Config {
             log: Log::default(),
             join: Join::default(),
             logging: Logging::default(),
+            tls: Tls::default(),
         }
     }
 }
@@ -249,6 +269,11 @@ pub const KEYS: &[(&str, &str)] = &[
         "logging.level",
         "`error`, `warn` (requests that failed), `info`, or `debug` (every request); no level logs a context",
     ),
+    (
+        "tls.cert",
+        "PEM file of the certificate and its chain, read again when it changes; empty: plain HTTP",
+    ),
+    ("tls.key", "PEM file of its private key"),
 ];
 
 impl Config {
@@ -289,6 +314,12 @@ impl Config {
         let none = |q: &Quota| q.requests == Some(0) || q.bytes == Some(0);
         if let Some((name, _)) = self.quotas.iter().find(|(_, q)| none(q)) {
             return Err(format!("`quotas.{name}`: `requests` and `bytes` must be at least 1"));
+        }
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        match (given(&self.tls.cert), given(&self.tls.key)) {
+            (true, false) => return Err("`tls.key` is missing: `tls.cert` needs it".to_owned()),
+            (false, true) => return Err("`tls.cert` is missing: `tls.key` needs it".to_owned()),
+            _ => {}
         }
         match rules.iter().find(|(_, ok, _)| !ok) {
             Some((key, _, rule)) => Err(format!("`{key}` must be {rule}")),
@@ -349,6 +380,7 @@ mod tests {
             ("durability = \"ram\"", "unknown variant `ram`"),
             ("[quotas.search]\nrequests = 0", "`quotas.search`: `requests` and `bytes` must be"),
             ("[quotas.search]\nrequest = 5", "did you mean `requests`?"),
+            ("[tls]\ncert = \"a.pem\"", "`tls.key` is missing"),
             ("[limits]\nbatch = 0", "`limits.batch` must be at least 1"),
         ] {
             let message = Config::from_toml(text).unwrap_err();

@@ -13,9 +13,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     explain, feedback, health, learner, levers, models, openapi, predict, report,
     request_id::RequestId,
+    tls::{self, Tls},
     versions,
 };
 
@@ -42,6 +45,7 @@ type Accepted = (TcpStream, OwnedSemaphorePermit);
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    scheme: &'static str,
     app: Arc<App>,
     stop: watch::Sender<bool>,
     workers: Vec<thread::JoinHandle<()>>,
@@ -50,13 +54,15 @@ pub struct Running {
 /// Serves `app` on its configured address.
 ///
 /// # Errors
-/// If the address cannot be used or is not protected.
+/// If the address cannot be used or is not protected, or the certificate cannot be used.
 pub async fn serve(app: Arc<App>) -> Result<Running, StartError> {
     let config = app.config();
     let wanted = config.listen;
     if !wanted.ip().is_loopback() && !config.insecure && !app.keys().any(app.now_ms()) {
         return Err(StartError::Unprotected(wanted));
     }
+    let tls = config.tls.is_on().then(|| Tls::open(&config.tls)).transpose();
+    let (certificate, acceptor) = tls.map_err(StartError::Tls)?.unzip();
     let refused = |why| StartError::Listen { address: wanted, why };
     let listener = TcpListener::bind(wanted).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
@@ -68,16 +74,20 @@ pub async fn serve(app: Arc<App>) -> Result<Running, StartError> {
     for i in 0..count {
         let (queue, connections) = mpsc::channel::<Accepted>(64);
         queues.push(queue);
-        let (app, stopped) = (app.clone(), stopped.clone());
+        let (app, acceptor, stopped) = (app.clone(), acceptor.clone(), stopped.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Start)?;
-        let work = move || runtime.block_on(worker(app, connections, stopped));
+        let work = move || runtime.block_on(worker(app, acceptor, connections, stopped));
         let thread = thread::Builder::new().name(format!("pawl-http-{i}")).spawn(work);
         workers.push(thread.map_err(StartError::Start)?);
     }
     let room = Arc::new(Semaphore::new(config.limits.connections));
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.watch(app.clone(), stopped.clone()));
+    }
     tokio::spawn(accept(listener, queues, room, stopped));
-    Ok(Running { address, app, stop, workers })
+    let scheme = if acceptor.is_some() { "https" } else { "http" };
+    Ok(Running { address, scheme, app, stop, workers })
 }
 
 impl Running {
@@ -85,6 +95,12 @@ impl Running {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// What it serves.
@@ -112,7 +128,7 @@ impl Running {
 }
 
 /// Returns when the server is told to stop.
-async fn told(stopped: &mut watch::Receiver<bool>) {
+pub(crate) async fn told(stopped: &mut watch::Receiver<bool>) {
     let _sender_gone = stopped.wait_for(|s| *s).await.map(drop);
 }
 
@@ -155,6 +171,7 @@ async fn accept(
 /// Serves connections until told to stop, then drains them.
 async fn worker(
     app: Arc<App>,
+    acceptor: Option<TlsAcceptor>,
     mut connections: mpsc::Receiver<Accepted>,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -170,22 +187,18 @@ async fn worker(
         // The stream was registered with the accepting runtime: register it with this one.
         let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else { continue };
         let (app, router, mut stopped) = (app.clone(), router.clone(), stopped.clone());
+        let acceptor = acceptor.clone();
         open.spawn(async move {
             let _place = place;
-            let service = service_fn(|request| answer(&app, &router, request));
-            let mut builder = http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(75))
-                .pipeline_flush(true);
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            tokio::select! {
-                _closed = connection.as_mut() => {}
-                () = told(&mut stopped) => {
-                    connection.as_mut().graceful_shutdown();
-                    let _closed = connection.await;
-                }
+            let Some(acceptor) = acceptor else {
+                return converse(&app, &router, stream, stopped).await;
+            };
+            let shaken = tokio::select! {
+                shaken = tls::accept(&acceptor, stream) => shaken,
+                () = told(&mut stopped) => None,
+            };
+            if let Some(stream) = shaken {
+                converse(&app, &router, stream, stopped).await;
             }
         });
     }
@@ -193,6 +206,30 @@ async fn worker(
     let drained = tokio::time::timeout(wait, async { while open.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!("connections were still open after `limits.shutdown`");
+    }
+}
+
+/// Answers the requests of a connection until it closes or the server is told to stop.
+async fn converse(
+    app: &Arc<App>,
+    router: &Router,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let service = service_fn(|request| answer(app, router, request));
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(75))
+        .pipeline_flush(true);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _closed = connection.as_mut() => {}
+        () = told(&mut stopped) => {
+            connection.as_mut().graceful_shutdown();
+            let _closed = connection.await;
+        }
     }
 }
 

@@ -28,6 +28,7 @@ mod report;
 mod request_id;
 mod requests;
 mod sessions;
+mod tls;
 mod versions;
 
 pub use app::{App, StartError};

@@ -34,6 +34,12 @@ pub const CONTRACT: &[(&str, &str, &str, &str)] = &[
     ("log_sync_seconds", "histogram", "", "Seconds that a sync of the log took"),
     ("fold_lag_bytes", "gauge", "", "Bytes of the log not yet folded"),
     ("checkpoint_age_seconds", "gauge", "", "Since the last checkpoint was written, or the start"),
+    (
+        "tls_stale",
+        "gauge",
+        "",
+        "1 while the files of `tls` cannot be used and the certificate before them is served",
+    ),
     ("learning_stopped", "gauge", "", "1 if the fold has stopped"),
     ("snapshot_age_seconds", "gauge", "model", "Since the snapshot that answers was published"),
     ("decisions", "counter", "model", "Decisions folded"),
@@ -144,6 +150,8 @@ pub struct Metrics {
     pub missing: Counter,
     /// Declared features that did not fit their declaration.
     pub unknown: Counter,
+    /// 1 while the files of the certificate cannot be used.
+    pub tls_stale: Gauge,
 }
 
 impl Default for Metrics {
@@ -154,6 +162,7 @@ impl Default for Metrics {
             problems: Counter::default(),
             missing: Counter::default(),
             unknown: Counter::default(),
+            tls_stale: Gauge::default(),
         }
     }
 }
@@ -191,6 +200,7 @@ impl Metrics {
         ] {
             registry.register(name, help(name), counter.clone());
         }
+        registry.register("tls_stale", help("tls_stale"), self.tls_stale.clone());
         let log = app.log();
         for (name, value) in [
             ("log_bytes", log.bytes()),

@@ -71,7 +71,7 @@ impl Serve {
             }
             let open = app.keys().none_ever();
             let running = pawl_server::serve(app).await?;
-            say!("pawl listens on http://{} with its data in {data}", running.address());
+            say!("pawl listens on {} with its data in {data}", running.url());
             if open {
                 say!("there is no key: anybody on this machine may do anything; make one with `pawl key create`");
             }

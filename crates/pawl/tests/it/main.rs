@@ -22,4 +22,5 @@ mod real;
 mod report;
 mod sessions;
 mod simulate;
+mod tls;
 mod upgrade;
