@@ -13,7 +13,7 @@ use pawl_domain::{
     spec::{Gradient, Policy},
 };
 use pawl_learn::{Artifact, ArtifactError, Example, Learner, Monitor, Progress, online::Scratch};
-use pawl_model::{Encoded, Snapshot, Views, context::Context};
+use pawl_model::{Encoded, HashKey, Snapshot, Views, context::Context};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -165,7 +165,7 @@ impl Enrolled {
         id: LearnerId,
         old: Option<&Self>,
     ) -> Self {
-        let Artifact { spec, mut learner } = artifact;
+        let Artifact { spec, mut learner, .. } = artifact;
         // Open decisions carry the clock of the model's learners before it.
         if let Some(old) = old {
             learner.set_clock(&old.learner);
@@ -188,12 +188,26 @@ impl Enrolled {
         restored
     }
 
-    /// What it knows, as a file.
+    /// Lets go of what was learned of slots that meant something else in an older version of the fold.
+    pub(crate) fn renew(&mut self) {
+        if self.learner.fits(&self.spec, &self.views) {
+            return;
+        }
+        self.flush();
+        let inherit = || self.learner.inherit(&self.spec, &self.views);
+        let inherited = catch_unwind(AssertUnwindSafe(inherit)).ok().and_then(Result::ok);
+        self.learner = inherited.unwrap_or_else(|| Learner::new(&self.spec, &self.views));
+        self.learner.mark_good();
+        self.pending_from = None;
+        self.said = Said::default();
+    }
+
+    /// What it knows, as a file. Its words were hashed under `key`.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn artifact(&self) -> Result<Vec<u8>, ArtifactError> {
-        Artifact::write(&self.spec, &self.learner)
+    pub fn artifact(&self, key: &HashKey) -> Result<Vec<u8>, ArtifactError> {
+        Artifact::write(&self.spec, &self.learner, key)
     }
 
     /// The version it is enrolled on.

@@ -32,7 +32,7 @@ pub use state::{ActionTally, Added, Kept, Model, State, Tally};
 pub use supply::Supply;
 
 /// The version of the fold. A change of what any event does to the state raises it.
-pub const FOLD_VERSION: u32 = 5;
+pub const FOLD_VERSION: u32 = 6;
 
 /// Alerts of a model that are remembered after they were told.
 const ALERTS_KEPT: usize = 32;

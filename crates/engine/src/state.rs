@@ -223,6 +223,7 @@ impl State {
         WRITTEN_BY.set(FOLD_VERSION);
         let mut state = read.map_err(|e| e.to_string())?;
         state.fold_version = FOLD_VERSION;
+        state.models.values_mut().flat_map(Model::learners_mut).for_each(Enrolled::renew);
         Ok(state)
     }
 

@@ -7,7 +7,7 @@ use pawl_domain::{
     ActionName, DecisionId, Event, LearnerId, ModelSpec, Position,
     event::{Caller, Change, ChangeKind, Decided, Feedback, JoinLimits, Outcome, Target},
 };
-use pawl_model::{Request, context::Context, snapshot::Workspace};
+use pawl_model::{HashKey, Request, context::Context, snapshot::Workspace};
 use semver::Version;
 
 use super::*;
@@ -148,7 +148,7 @@ impl Tape {
     /// Examples and predicted quality of both actions at x = 1.5.
     fn knows(&mut self) -> (u64, Vec<f64>) {
         let snapshot = self.engine.snapshot(&"router".parse().unwrap()).unwrap();
-        let context = Context::read(&snapshot.spec, r#"{"x":1.5}"#).unwrap();
+        let context = Context::read(&snapshot.spec, &HashKey::default(), r#"{"x":1.5}"#).unwrap();
         let q = snapshot.spec.metric("quality").unwrap();
         (snapshot.examples, snapshot.scores(&context, &[0, 1]).predicted[q].clone())
     }
@@ -339,7 +339,7 @@ fn changed_weights_relearn_nothing_and_a_new_action_leaves_the_others() {
     assert_eq!(tape.knows(), before);
     tape.enrol(&SPEC.replace(r#"["a", "b"]"#, r#"["c", "b", "a"]"#), 3);
     let snapshot = tape.engine.snapshot(&"router".parse().unwrap()).unwrap();
-    let context = Context::read(&snapshot.spec, r#"{"x":1.5}"#).unwrap();
+    let context = Context::read(&snapshot.spec, &HashKey::default(), r#"{"x":1.5}"#).unwrap();
     let q = snapshot.spec.metric("quality").unwrap();
     let predicted = &snapshot.scores(&context, &[0, 1, 2]).predicted[q];
     assert!(
@@ -368,7 +368,7 @@ fn a_state_survives_its_bytes_and_decides_the_same() {
     let mut again = Engine::from_state(state);
     let name = "router".parse().unwrap();
     let (a, b) = (tape.engine.snapshot(&name).unwrap(), again.snapshot(&name).unwrap());
-    let context = Context::read(&a.spec, r#"{"x":0.5}"#).unwrap();
+    let context = Context::read(&a.spec, &HashKey::default(), r#"{"x":0.5}"#).unwrap();
     let request = Request { context: &context, actions: None, seed: 5 };
     let mut work = Workspace::default();
     assert_eq!(a.decide(&request, &mut work), b.decide(&request, &mut work));

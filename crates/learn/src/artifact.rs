@@ -7,7 +7,7 @@
 use core::fmt;
 
 use pawl_domain::CheckedSpec;
-use pawl_model::{Layout, Views, counts::Count};
+use pawl_model::{HashKey, Layout, Views, counts::Count};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,8 @@ pub struct Artifact {
     pub spec: CheckedSpec,
     /// The learner, as it was but for examples that waited for their batch. Its monitors begin anew.
     pub learner: Learner,
+    /// Where words are hashed under a key: the fingerprint of that key.
+    pub hash_key: Option<String>,
 }
 
 /// What is kept of a learner beside its arrays. Part of the format: a change is a new one.
@@ -93,6 +95,8 @@ struct Header {
     spec: serde_json::Value,
     examples: u64,
     encoder: Encoder,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash_key: Option<String>,
 }
 
 /// How a context becomes slots.
@@ -213,11 +217,15 @@ struct Tensor {
 }
 
 impl Artifact {
-    /// The file of a learner of `spec`.
+    /// The file of a learner of `spec` whose words were hashed under `key`.
     ///
     /// # Errors
     /// If it cannot be written in this format: never, for a learner of this spec.
-    pub fn write(spec: &CheckedSpec, learner: &Learner) -> Result<Vec<u8>, ArtifactError> {
+    pub fn write(
+        spec: &CheckedSpec,
+        learner: &Learner,
+        key: &HashKey,
+    ) -> Result<Vec<u8>, ArtifactError> {
         let views = Views::of(spec);
         let parts = learner.parts();
         let mut learner = learner.clone();
@@ -242,6 +250,7 @@ impl Artifact {
             spec: serde_json::from_str(&spec.to_json()).map_err(wrong)?,
             examples: parts.examples,
             encoder: Encoder::of(spec, &views),
+            hash_key: spec.is_keyed().then(|| key.fingerprint()),
         };
         let header = serde_json::to_string(&header).map_err(wrong)?;
         let mut views = Vec::with_capacity(tensors.len());
@@ -277,39 +286,59 @@ impl Artifact {
         // Nothing is made as large as the file says: only as large as its spec does, which was checked.
         let parts: Parts = postcard::from_bytes(state.data()).map_err(wrong)?;
         let views = Views::of(&spec);
-        if header.encoder != Encoder::of(&spec, &views) {
+        let known = Encoder::of(&spec, &views);
+        if header.encoder == known {
+            let learner = read_learner(&spec, &views, parts, &tensors)?;
+            return Ok(Self { spec, learner, hash_key: header.hash_key });
+        }
+        // Words were hashed without a key once. What was learned of those slots is of no use any more.
+        let before = spec.unkeyed();
+        let views_before = Views::of(&before);
+        if header.encoder != Encoder::of(&before, &views_before) {
             return Err(wrong("features become other slots in it than in this version"));
         }
-        let mut learner = Learner::new(&spec, &views);
-        let sizes = |learner: &Learner| -> Vec<_> {
-            learner.metrics.iter().map(MetricState::sizes).collect()
-        };
-        let expected = sizes(&learner);
-        learner.set_parts(parts).map_err(wrong)?;
-        learner.arrays(&mut |name, _, array| {
-            let tensor = tensors.tensor(&name).map_err(wrong)?;
-            match (array, tensor.dtype()) {
-                (Array::Numbers(v), Dtype::F64) => {
-                    *v = read_all(tensor.data(), f64::from_le_bytes);
-                    if v.iter().all(|v| v.is_finite()) {
-                        Ok(())
-                    } else {
-                        Err(wrong(format!("`{name}` is not finite")))
-                    }
-                }
-                (Array::Indices(v), Dtype::U32) => {
-                    *v = read_all(tensor.data(), u32::from_le_bytes);
-                    Ok(())
-                }
-                (_, other) => Err(wrong(format!("`{name}` has the type {other}"))),
-            }
-        })?;
-        if sizes(&learner) != expected {
-            return Err(wrong("an array has another length than its spec says"));
-        }
+        let learner = read_learner(&before, &views_before, parts, &tensors)?;
+        let mut learner =
+            learner.inherit(&spec, &views).map_err(|_| wrong("its statistics are degenerate"))?;
         learner.mark_good();
-        Ok(Self { spec, learner })
+        Ok(Self { spec, learner, hash_key: None })
     }
+}
+
+fn read_learner(
+    spec: &CheckedSpec,
+    views: &Views,
+    parts: Parts,
+    tensors: &SafeTensors<'_>,
+) -> Result<Learner, ArtifactError> {
+    let mut learner = Learner::new(spec, views);
+    let sizes =
+        |learner: &Learner| -> Vec<_> { learner.metrics.iter().map(MetricState::sizes).collect() };
+    let expected = sizes(&learner);
+    learner.set_parts(parts).map_err(wrong)?;
+    learner.arrays(&mut |name, _, array| {
+        let tensor = tensors.tensor(&name).map_err(wrong)?;
+        match (array, tensor.dtype()) {
+            (Array::Numbers(v), Dtype::F64) => {
+                *v = read_all(tensor.data(), f64::from_le_bytes);
+                if v.iter().all(|v| v.is_finite()) {
+                    Ok(())
+                } else {
+                    Err(wrong(format!("`{name}` is not finite")))
+                }
+            }
+            (Array::Indices(v), Dtype::U32) => {
+                *v = read_all(tensor.data(), u32::from_le_bytes);
+                Ok(())
+            }
+            (_, other) => Err(wrong(format!("`{name}` has the type {other}"))),
+        }
+    })?;
+    if sizes(&learner) != expected {
+        return Err(wrong("an array has another length than its spec says"));
+    }
+    learner.mark_good();
+    Ok(learner)
 }
 
 fn read_all<const N: usize, T>(bytes: &[u8], one: impl Fn([u8; N]) -> T) -> Vec<T> {

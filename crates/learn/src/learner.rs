@@ -102,6 +102,13 @@ impl Learner {
         }
     }
 
+    /// Whether its slots mean what `views` say.
+    #[must_use]
+    pub fn fits(&self, spec: &CheckedSpec, views: &Views) -> bool {
+        let mut metrics = self.metrics.iter().enumerate();
+        metrics.all(|(m, state)| state.runs == runs(spec, views.layout(m)))
+    }
+
     /// Examples taken so far.
     #[must_use]
     pub const fn examples(&self) -> u64 {

@@ -8,7 +8,7 @@ use pawl_domain::spec::{CheckedSpec, Encoding, Feature, FeatureOf, FeatureType, 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::encode;
+use crate::{encode, hash_key::HashKey};
 
 /// The members under which a logged context holds the slots of a feature with `log = "encoded"`, and a hash of the
 /// encoding that made them: another version may mean something else by the same slot.
@@ -28,6 +28,8 @@ fn encoding_hash(encoding: &Encoding) -> u64 {
 pub struct Context<'a> {
     /// One a feature of the spec, in its order; those of actions are missing.
     pub values: Vec<Value<'a>>,
+    /// By feature: the slots of those values whose words are hashed under a key.
+    keyed: Vec<(usize, Value<'a>)>,
     /// Actions whose own features came with the request, and those features.
     of_actions: Vec<(u16, Self)>,
     raw: Vec<Option<&'a str>>,
@@ -180,12 +182,31 @@ fn slots<'a>(encoding: &Encoding, text: &str) -> Value<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Reads what a caller sent. Total on any JSON object: what does not fit is [`Value::Unknown`].
+    /// Reads what a caller sent. Total on any JSON object: what does not fit is [`Value::Unknown`]. Here, and nowhere later,
+    /// words are hashed under `key`.
     ///
     /// # Errors
     /// If `text` is not a JSON object.
-    pub fn read(spec: &CheckedSpec, text: &'a str) -> Result<Self, NotAnObject> {
-        Self::parse(spec, text, FeatureOf::Context, false)
+    pub fn read(spec: &CheckedSpec, key: &HashKey, text: &'a str) -> Result<Self, NotAnObject> {
+        Ok(Self::parse(spec, text, FeatureOf::Context, false)?.hashed(spec, key))
+    }
+
+    /// The same with the words hashed that are hashed under a key.
+    #[must_use]
+    pub fn hashed(mut self, spec: &CheckedSpec, key: &HashKey) -> Self {
+        for (i, (feature, value)) in spec.features().iter().zip(&self.values).enumerate() {
+            if let (Encoding::Keyed(within), Value::Text(_)) = (&feature.encoding, value) {
+                let slots = encode::keyed_slots(within, key, value);
+                self.keyed.push((i, Value::Slots(encoding_hash(&feature.encoding), slots)));
+            }
+        }
+        self
+    }
+
+    /// A value of the context as it is encoded and stored.
+    fn of_context(&self, feature: usize) -> &Value<'a> {
+        let keyed = self.keyed.iter().find(|(i, _)| *i == feature);
+        keyed.map_or(&self.values[feature], |(_, slots)| slots)
     }
 
     /// Adds what a caller sent of one action: a JSON object of its features.
@@ -226,7 +247,7 @@ impl<'a> Context<'a> {
         action: u16,
     ) -> &'s Value<'a> {
         if spec.features()[feature].of == FeatureOf::Context {
-            return &self.values[feature];
+            return self.of_context(feature);
         }
         let given = self.of_actions.iter().find(|(a, _)| *a == action);
         if let Some((_, given)) = given
@@ -255,6 +276,7 @@ impl<'a> Context<'a> {
         let features = spec.features();
         let context = Context {
             values: vec![Value::Missing; features.len()],
+            keyed: Vec::new(),
             of_actions: Vec::new(),
             raw: vec![None; features.len()],
             whole: text,
@@ -285,14 +307,14 @@ impl<'a> Context<'a> {
     fn write_logged(&self, spec: &CheckedSpec, actions: &[u16], out: &mut String) {
         out.push('{');
         let begin = out.len();
-        for ((feature, raw), value) in spec.features().iter().zip(&self.raw).zip(&self.values) {
+        for (i, (feature, raw)) in spec.features().iter().zip(&self.raw).enumerate() {
             let (Some(raw), true) = (raw, feature.log != LogMode::Drop) else { continue };
             if out.len() > begin {
                 out.push(',');
             }
             out.push_str(&quote(&feature.name));
             out.push(':');
-            match (feature.log, value) {
+            match (feature.log, self.of_context(i)) {
                 (LogMode::Encoded, Value::Missing | Value::Unknown) => out.push_str("null"),
                 (LogMode::Encoded, value) => write_slots(&feature.encoding, value, out),
                 _ => out.push_str(raw),
@@ -335,14 +357,14 @@ impl<'a> Context<'a> {
 
     /// The values that the log keeps of an example, one for each feature of [`stored_features`].
     pub fn stored(&self, spec: &CheckedSpec) -> impl Iterator<Item = Cow<'_, Value<'a>>> {
-        let kept = spec.features().iter().zip(&self.values).filter(|(f, _)| f.log != LogMode::Drop);
-        kept.map(|(feature, value)| match (feature.log, value) {
+        let kept = spec.features().iter().enumerate().filter(|(_, f)| f.log != LogMode::Drop);
+        kept.map(|(i, feature)| match (feature.log, self.of_context(i)) {
             (LogMode::Encoded, Value::Missing | Value::Unknown) => Cow::Owned(Value::Missing),
             (LogMode::Encoded, value) => {
                 let slots = encode::slots_of(&feature.encoding, value);
                 Cow::Owned(Value::Slots(encoding_hash(&feature.encoding), slots))
             }
-            _ => Cow::Borrowed(value),
+            (_, value) => Cow::Borrowed(value),
         })
     }
 
@@ -351,6 +373,7 @@ impl<'a> Context<'a> {
     pub const fn of(values: Vec<Value<'a>>) -> Self {
         Self {
             values,
+            keyed: Vec::new(),
             of_actions: Vec::new(),
             raw: Vec::new(),
             whole: "",

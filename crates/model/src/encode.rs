@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{
     context::{Context, Value, fitted},
+    hash_key::HashKey,
     layout::Layout,
 };
 
@@ -159,6 +160,23 @@ impl Encoded {
     }
 }
 
+/// The slots of a word or text whose words are hashed under a key; none of another value.
+pub(crate) fn keyed_slots(within: &Encoding, key: &HashKey, value: &Value<'_>) -> Vec<(u32, f64)> {
+    let mut slots = Vec::new();
+    let put = &mut |slot: usize, v: f64| slots.push((slot as u32, v));
+    match (within, value) {
+        // Small numbers too: here nothing may be read off a slot.
+        (Encoding::Hashed(bits), Value::Text(text)) => {
+            put((key.hash(text.as_bytes()) >> (64 - bits)) as usize, 1.0);
+        }
+        (Encoding::Text { bits, ngrams }, Value::Text(text)) => {
+            words(text, *bits, *ngrams, |word| key.hash(word), put);
+        }
+        _ => {}
+    }
+    slots
+}
+
 /// The slots of a value within its feature.
 #[must_use]
 pub fn slots_of(encoding: &Encoding, value: &Value<'_>) -> Vec<(u32, f64)> {
@@ -168,7 +186,7 @@ pub fn slots_of(encoding: &Encoding, value: &Value<'_>) -> Vec<(u32, f64)> {
 }
 
 /// Calls `put` with every slot of `value` that is set. A missing or unknown value sets none, but for a
-/// vocabulary, where it counts as another word.
+/// vocabulary, where it counts as another word. A word that should have been hashed under a key sets none either.
 fn each(encoding: &Encoding, value: &Value<'_>, put: &mut dyn FnMut(usize, f64)) {
     match (encoding, value) {
         (_, Value::Slots(_, slots)) => slots.iter().for_each(|&(slot, v)| put(slot as usize, v)),
@@ -193,7 +211,9 @@ fn each(encoding: &Encoding, value: &Value<'_>, put: &mut dyn FnMut(usize, f64))
         (Encoding::Hashed(bits), Value::Text(text)) => {
             put(bucket(text.as_bytes(), *bits), 1.0);
         }
-        (Encoding::Text { bits, ngrams }, Value::Text(text)) => words(text, *bits, *ngrams, put),
+        (Encoding::Text { bits, ngrams }, Value::Text(text)) => {
+            words(text, *bits, *ngrams, xxh3_64, put);
+        }
         (Encoding::Vector(_), Value::Vector(values)) => {
             values.iter().enumerate().for_each(|(i, v)| put(i, *v));
         }
@@ -218,15 +238,21 @@ fn bucket(bytes: &[u8], bits: u8) -> usize {
 
 /// Lower-cased runs of letters and digits, alone and in runs of up to `ngrams`, hashed; each distinct slot
 /// once, with the weight 1/√(number of distinct slots): a text of any length has unit length.
-fn words(text: &str, bits: u8, ngrams: u8, put: &mut dyn FnMut(usize, f64)) {
+fn words(
+    text: &str,
+    bits: u8,
+    ngrams: u8,
+    hash: impl Fn(&[u8]) -> u64,
+    put: &mut dyn FnMut(usize, f64),
+) {
     let hashes: Vec<u64> = text
         .split(|c: char| !c.is_alphanumeric())
         .filter(|w| !w.is_empty())
         .map(|w| {
             if w.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase()) {
-                xxh3_64(w.as_bytes())
+                hash(w.as_bytes())
             } else {
-                xxh3_64(w.to_lowercase().as_bytes())
+                hash(w.to_lowercase().as_bytes())
             }
         })
         .collect();

@@ -82,8 +82,8 @@ impl Layout {
         let uses = policy.algorithm.is_linear() || policy.online.is_some();
         let terms: &[Term] = if uses { &metric.terms } else { &[] };
         let run = |term: &Term| match (policy.covariance, term) {
-            (Covariance::Diagonal, _)
-            | (Covariance::Block, Term::Alone(_, Encoding::Text { .. })) => 2,
+            (Covariance::Diagonal, _) => 2,
+            (Covariance::Block, Term::Alone(_, encoding)) if encoding.is_text() => 2,
             (_, Term::Alone(_, encoding)) if is_dense(encoding) => 0,
             _ => 1,
         };
@@ -160,7 +160,9 @@ fn slot_name(feature: &str, encoding: &Encoding, within: usize) -> String {
             format!("{feature} in [{low}, {})", edge(within))
         }
         Encoding::Cyclic(_) => format!("{}({feature})", if within == 0 { "sin" } else { "cos" }),
-        Encoding::Hashed(_) | Encoding::Text { .. } => format!("{feature}#{within}"),
+        Encoding::Hashed(_) | Encoding::Text { .. } | Encoding::Keyed(_) => {
+            format!("{feature}#{within}")
+        }
         Encoding::Vector(_) => format!("{feature}[{within}]"),
         Encoding::Raw | Encoding::Log | Encoding::Bounded(_) | Encoding::Boolean => {
             feature.to_owned()

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use pawl_domain::{Event, event::JoinLimits};
+use pawl_domain::{Event, ModelName, event::JoinLimits};
 use pawl_driver::{
     Clock, Fold, Live, RecoverError, Recovered, Retention, Settings, SlewedClock, SyncError, Syncer,
 };
+use pawl_model::HashKey;
 use pawl_store::{
     Disk, Log, RealDisk,
     log::{Config as LogConfig, Recovery},
@@ -226,6 +227,11 @@ impl App {
             pulling: Mutex::new(()),
             recovery,
         }))
+    }
+
+    /// The key under which words of a model's contexts are hashed.
+    pub(crate) fn hash_key(&self, model: &ModelName) -> HashKey {
+        HashKey::of(self.registry.hash_secret().bytes(), model)
     }
 
     /// The configuration.

@@ -19,7 +19,7 @@ use pawl_domain::{
 };
 use pawl_engine::request_key;
 use pawl_model::{
-    Refusal, Request, Snapshot,
+    HashKey, Refusal, Request, Snapshot,
     context::Context,
     snapshot::{Choice, Made, Workspace},
 };
@@ -189,7 +189,7 @@ async fn choose(
     caller: event::Caller,
 ) -> ApiResult<Decided> {
     let spec = &snapshot.spec;
-    let mut context = read_context(spec, body.context.get())?;
+    let mut context = read_context(app, spec, body.context.get())?;
     let listed = body.actions.as_deref();
     let wanted = listed.map(|list| actions::read(spec, list, &mut context)).transpose()?;
     let (missing, unknown) = context.gaps(spec);
@@ -229,9 +229,14 @@ fn decide_or_fall_back(snapshot: &Snapshot, request: &Request<'_>) -> ApiResult<
 }
 
 /// Reads a context.
-pub(crate) fn read_context<'a>(spec: &CheckedSpec, text: &'a str) -> ApiResult<Context<'a>> {
+pub(crate) fn read_context<'a>(
+    app: &App,
+    spec: &CheckedSpec,
+    text: &'a str,
+) -> ApiResult<Context<'a>> {
     let invalid = |e| ApiError::new(Code::InvalidContext, format!("`context` {e}"));
-    Context::read(spec, text).map_err(invalid)
+    let key = if spec.is_keyed() { app.hash_key(spec.name()) } else { HashKey::default() };
+    Context::read(spec, &key, text).map_err(invalid)
 }
 
 /// 64 random bits of the operating system, drawn in blocks.
@@ -541,7 +546,7 @@ mod tests {
         let sound = learner.snapshot(&spec, &views, Version::new(1, 0, 0), LearnerId(1), 0);
         let mut broken = sound.clone();
         broken.metrics[0].estimates = Estimates::Counts(Vec::new());
-        let context = Context::read(&spec, "{}").unwrap();
+        let context = Context::read(&spec, &HashKey::default(), "{}").unwrap();
         let request = Request { context: &context, actions: None, seed: 3 };
         let (choice, outcome) = decide_or_fall_back(&broken, &request).unwrap();
         assert_eq!(outcome, Outcome::Fallback);

@@ -85,7 +85,7 @@ fn check(app: &App, snapshot: &Snapshot, caller: &Caller, text: &str) -> ApiResu
     check_id("targeting_key", body.targeting_key.as_deref())?;
     check_id("session_id", body.session_id.as_deref())?;
     let spec = &snapshot.spec;
-    let mut context = read_context(spec, body.context.get())?;
+    let mut context = read_context(app, spec, body.context.get())?;
     let eligible: Vec<u16> = match &body.actions {
         None => (0..spec.actions().len() as u16).collect(),
         Some(listed) => actions::read(spec, listed, &mut context)?,

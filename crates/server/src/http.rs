@@ -26,7 +26,7 @@ use crate::{
     auth::Caller,
     backup, budgets, decide, decisions, elsewhere, erase,
     error::{ApiError, ApiResult, Code},
-    explain, feedback, health, learner, levers, models, openapi, predict, report,
+    explain, feedback, hash_key, health, learner, levers, models, openapi, predict, report,
     request_id::RequestId,
     tls::{self, Tls},
     versions,
@@ -395,6 +395,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{model}/versions", get(versions::list).post(versions::add))
         .route("/v1/models/{model}/versions/cut", post(versions::cut))
         .route("/v1/models/{model}/versions/{version}/artifact", get(versions::artifact))
+        .route("/v1/models/{model}/hash-key", get(hash_key::show))
         .route("/v1/models/{model}/decide", any(method_not_allowed))
         .route("/v1/feedback", any(method_not_allowed))
         .route("/v1/models/{model}/decide/batch", post(decide::batch))

@@ -15,6 +15,7 @@ mod erase;
 pub mod error;
 mod explain;
 mod feedback;
+mod hash_key;
 mod health;
 mod http;
 mod learner;

@@ -5,8 +5,8 @@ use hyper::header;
 use utoipa::OpenApi;
 
 use crate::{
-    archive, backup, budgets, decide, decisions, elsewhere, erase, explain, feedback, health,
-    learner, levers, models, predict, report, versions,
+    archive, backup, budgets, decide, decisions, elsewhere, erase, explain, feedback, hash_key,
+    health, learner, levers, models, predict, report, versions,
 };
 
 #[derive(OpenApi)]
@@ -41,6 +41,7 @@ use crate::{
         versions::add,
         versions::cut,
         versions::artifact,
+        hash_key::show,
         models::create_key,
         models::keys,
         models::revoke_key,

@@ -227,7 +227,7 @@ fn predicted(
     request_id: Option<&String>,
 ) -> ApiResult<Decided> {
     let spec = &snapshot.spec;
-    let context = read_context(spec, text)?;
+    let context = read_context(app, spec, text)?;
     let (missing, unknown) = context.gaps(spec);
     if missing + unknown > 0 {
         app.metrics().missing.inc_by(missing as u64);
@@ -371,7 +371,7 @@ pub(crate) async fn predict(
     Ok(reply(200, value.to_string()))
 }
 
-fn row(snapshot: &Snapshot, text: &str, rows: &mut Rows) -> ApiResult<()> {
+fn row(app: &App, snapshot: &Snapshot, text: &str, rows: &mut Rows) -> ApiResult<()> {
     let body: Example<'_> = parse(text)?;
     check_id("id", body.id.as_deref())?;
     let given = label(snapshot, body.label)?;
@@ -381,7 +381,7 @@ fn row(snapshot: &Snapshot, text: &str, rows: &mut Rows) -> ApiResult<()> {
         return Err(ApiError::field("weight", message));
     }
     let spec = &snapshot.spec;
-    let context = read_context(spec, body.context.get())?;
+    let context = read_context(app, spec, body.context.get())?;
     let at_ms = time("at", body.at)?;
     let head = Head { label: given.as_label(), weight, at_ms, id: body.id.as_deref() };
     let values: Vec<_> = context.stored(spec).collect();
@@ -413,7 +413,7 @@ pub(crate) async fn examples(
     let mut rows = Rows::default();
     let mut rejected = Vec::new();
     for (index, text) in request.examples.iter().enumerate() {
-        if let Err(e) = row(&snapshot, text.get(), &mut rows) {
+        if let Err(e) = row(&app, &snapshot, text.get(), &mut rows) {
             rejected.push(json!({"index": index, "error": e.member()}));
         }
     }

@@ -66,11 +66,13 @@ pub(crate) async fn read_new(
         let _one = app.reading_artifact().try_acquire().map_err(busy)?;
         let body = read_artifact(app, body).await?;
         let read = tokio::task::spawn_blocking(move || {
-            Artifact::read(&body).map(|artifact| (artifact.spec, body))
+            Artifact::read(&body).map(|artifact| (artifact, body))
         });
         let read = read.await.map_err(ApiError::internal)?;
-        let (spec, body) = read.map_err(|e| ApiError::new(Code::InvalidArtifact, e.to_string()))?;
-        (spec, Some(body))
+        let invalid = |why: String| ApiError::new(Code::InvalidArtifact, why);
+        let (artifact, body) = read.map_err(|e| invalid(e.to_string()))?;
+        check_hash_key(app, &artifact).map_err(invalid)?;
+        (artifact.spec, Some(body))
     } else {
         let body = read_body(app, body).await?;
         let spec = ModelSpec::from_json(utf8(&body)?).map_err(invalid)?;
@@ -90,6 +92,20 @@ pub(crate) async fn read_new(
     });
     let artifact = stored.await.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
     Ok(New { spec, artifact })
+}
+
+/// What was learned of words holds under the key that they were hashed with, and no other.
+fn check_hash_key(app: &App, artifact: &Artifact) -> Result<(), String> {
+    let name = artifact.spec.name();
+    let ours = app.hash_key(name).fingerprint();
+    if !artifact.spec.is_keyed() || artifact.hash_key.as_ref() == Some(&ours) {
+        return Ok(());
+    }
+    let theirs = artifact.hash_key.as_deref().unwrap_or("none");
+    Err(format!(
+        "its words were hashed under the key {theirs}, those of `{name}` are hashed under {ours} here: learn it with this \
+         server's key"
+    ))
 }
 
 /// Add a version from a changed spec. Pawl computes its number; it goes into production and keeps what it can of the
@@ -154,7 +170,7 @@ pub(crate) async fn cut(
             let known = known.ok_or_else(|| ApiError::no_model(name.as_str()))?;
             let learner = known.model.production();
             let learner = learner.ok_or_else(|| ApiError::no_model(name.as_str()))?;
-            let bytes = learner.artifact().map_err(ApiError::internal)?;
+            let bytes = learner.artifact(&asked.hash_key(&name)).map_err(ApiError::internal)?;
             let digest = artifacts::put(asked.disk().as_ref(), &bytes);
             let digest = digest.map_err(ApiError::internal)?;
             let (spec, version) = (learner.spec().clone(), learner.version().clone());

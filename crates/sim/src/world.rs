@@ -9,7 +9,7 @@ use pawl_domain::{
 };
 use pawl_driver::{Fold, RecoverError, Recovered};
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::{Context, stored_features},
     snapshot::{Choice, Made, Workspace},
 };
@@ -222,7 +222,7 @@ impl<D: Disk> World<D> {
         let spec = self.specs[self.stream.below(POLICIES as u64) as usize].clone();
         let Some(snapshot) = self.fold.engine_mut().snapshot(spec.name()) else { return Ok(()) };
         let text = self.context();
-        let Ok(context) = Context::read(&spec, &text) else { return Ok(()) };
+        let Ok(context) = Context::read(&spec, &HashKey::default(), &text) else { return Ok(()) };
         let nonce = self.stream.bits();
         let request = Request { context: &context, actions: None, seed: nonce };
         let Ok(choice) = snapshot.decide(&request, &mut Workspace::default()) else {
@@ -261,7 +261,7 @@ impl<D: Disk> World<D> {
         let spec = self.classifier();
         let Some(snapshot) = self.fold.engine_mut().snapshot(spec.name()) else { return Ok(()) };
         let text = self.context();
-        let Ok(context) = Context::read(&spec, &text) else { return Ok(()) };
+        let Ok(context) = Context::read(&spec, &HashKey::default(), &text) else { return Ok(()) };
         let prediction = snapshot.predict(&context, &mut Workspace::default());
         let choice = Choice { eligible: vec![0], probabilities: vec![1.0], ..Choice::default() };
         let (epoch, caller) = (self.fold.log().epoch(), Caller::default());
@@ -276,7 +276,7 @@ impl<D: Disk> World<D> {
         let mut rows = Rows::default();
         for _ in 0..1 + self.stream.below(9) {
             let text = self.context();
-            let Ok(context) = Context::read(&spec, &text) else { continue };
+            let Ok(context) = Context::read(&spec, &HashKey::default(), &text) else { continue };
             let values: Vec<_> = context.stored(&spec).collect();
             let id = (self.stream.below(5) == 0).then(|| format!("e{}", self.stream.below(20)));
             let head = Head {

@@ -104,6 +104,8 @@ pub struct ChangeRow {
 
 /// The action of a row that changed nothing: contexts were read.
 const READING: &str = "context.read";
+/// The same: the key was read under which a model's words are hashed.
+const KEY_READING: &str = "hash_key.read";
 
 /// Who changes something, when and why.
 #[derive(Clone, Debug, Default)]
@@ -120,6 +122,33 @@ pub struct By {
 #[derive(Clone, Debug)]
 pub struct Registry {
     pool: SqlitePool,
+    hash_secret: HashSecret,
+}
+
+/// The secret under which words of contexts are hashed.
+#[derive(Clone, Copy)]
+pub struct HashSecret([u8; 32]);
+
+impl core::fmt::Debug for HashSecret {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("HashSecret")
+    }
+}
+
+impl HashSecret {
+    /// Its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    async fn read(pool: &SqlitePool) -> Result<Self, RegistryError> {
+        let rows = sqlx::query("SELECT secret FROM hash_secret").fetch_all(pool).await?;
+        let secret: Option<Vec<u8>> = rows.first().map(|r| r.try_get("secret")).transpose()?;
+        let secret = secret.and_then(|bytes| bytes.try_into().ok());
+        let none = || RegistryError::Corrupt { what: "a secret", value: "nothing".to_owned() };
+        secret.map(Self).ok_or_else(none)
+    }
 }
 
 struct NewChange<'a> {
@@ -138,6 +167,43 @@ fn number(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
     Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
 }
 
+/// The migration that made the secret.
+const HASH_SECRET: i64 = 4;
+
+/// A copy of a database: opening the database itself would make files beside it.
+struct Copied {
+    dir: std::path::PathBuf,
+    pool: SqlitePool,
+}
+
+impl Copied {
+    async fn open(path: &Path) -> Result<Self, RegistryError> {
+        let dir = std::env::temp_dir().join(format!("pawl-check-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).map_err(sqlx::Error::Io)?;
+        let copy = dir.join("registry.sqlite");
+        std::fs::copy(path, &copy).map_err(sqlx::Error::Io)?;
+        let wal = path.with_extension("sqlite-wal");
+        if wal.exists() {
+            std::fs::copy(wal, dir.join("registry.sqlite-wal")).map_err(sqlx::Error::Io)?;
+        }
+        let options = SqliteConnectOptions::new().filename(&copy);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        Ok(Self { dir, pool })
+    }
+
+    /// The migrations that were run on it.
+    async fn migrations(&self) -> Result<Vec<i64>, RegistryError> {
+        let rows =
+            sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(|row| row.try_get("version")).collect::<Result<_, _>>()?)
+    }
+
+    async fn remove(self) -> Result<(), RegistryError> {
+        self.pool.close().await;
+        Ok(std::fs::remove_dir_all(&self.dir).map_err(sqlx::Error::Io)?)
+    }
+}
+
 impl Registry {
     /// Opens the database at `path`, creates it if needed, and brings its schema up to date.
     ///
@@ -152,7 +218,29 @@ impl Registry {
             .foreign_keys(true);
         let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
         sqlx::migrate!("./migrations").run(&pool).await?;
-        Ok(Self { pool })
+        let hash_secret = HashSecret::read(&pool).await?;
+        Ok(Self { pool, hash_secret })
+    }
+
+    /// The secret under which words of contexts are hashed.
+    #[must_use]
+    pub const fn hash_secret(&self) -> &HashSecret {
+        &self.hash_secret
+    }
+
+    /// The same of the database at `path`, without opening it for good. `None` if it is older than the secret.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn hash_secret_of(path: &Path) -> Result<Option<HashSecret>, RegistryError> {
+        let copy = Copied::open(path).await?;
+        let secret = match copy.migrations().await {
+            Ok(done) if !done.contains(&HASH_SECRET) => Ok(None),
+            Ok(_) => HashSecret::read(&copy.pool).await.map(Some),
+            Err(e) => Err(e),
+        };
+        copy.remove().await?;
+        secret
     }
 
     /// What opening the database at `path` would change of its schema, without opening it for that.
@@ -165,26 +253,10 @@ impl Registry {
         if !path.exists() {
             return Ok(Vec::new());
         }
-        let failed = |e: std::io::Error| RegistryError::Database(sqlx::Error::Io(e));
-        // Opening it would make files beside it: a copy is opened.
-        let copies = std::env::temp_dir().join(format!("pawl-check-{}", std::process::id()));
-        std::fs::create_dir_all(&copies).map_err(failed)?;
-        let copy = copies.join("registry.sqlite");
-        std::fs::copy(path, &copy).map_err(failed)?;
-        let wal = path.with_extension("sqlite-wal");
-        if wal.exists() {
-            std::fs::copy(wal, copies.join("registry.sqlite-wal")).map_err(failed)?;
-        }
-        let options = SqliteConnectOptions::new().filename(&copy);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-        let rows = sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&pool).await;
-        pool.close().await;
-        std::fs::remove_dir_all(&copies).map_err(failed)?;
-        let rows = rows?;
-        let mut done = Vec::new();
-        for row in rows {
-            done.push(row.try_get::<i64, _>("version")?);
-        }
+        let copy = Copied::open(path).await?;
+        let done = copy.migrations().await;
+        copy.remove().await?;
+        let done = done?;
         Ok(migrations.iter().filter(|m| !done.contains(&m.version)).map(named).collect())
     }
 
@@ -309,16 +381,28 @@ impl Registry {
         decisions: usize,
         by: &By,
     ) -> Result<(), RegistryError> {
-        let mut tx = self.begin().await?;
         let after = serde_json::json!({"request": request, "decisions": decisions});
-        let row = NewChange {
-            action: READING,
-            subject: model.as_str(),
-            before: None,
-            after: Some(after.to_string()),
-            kind: ChangeKind::Noted,
-        };
-        append_change(&mut tx, row, by).await?;
+        self.note(READING, model, Some(after.to_string()), by).await
+    }
+
+    /// Notes that somebody read the key under which words of a model's contexts are hashed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn note_key_reading(&self, model: &ModelName, by: &By) -> Result<(), RegistryError> {
+        self.note(KEY_READING, model, None, by).await
+    }
+
+    async fn note(
+        &self,
+        action: &str,
+        model: &ModelName,
+        after: Option<String>,
+        by: &By,
+    ) -> Result<(), RegistryError> {
+        let mut tx = self.begin().await?;
+        let (subject, before, kind) = (model.as_str(), None, ChangeKind::Noted);
+        append_change(&mut tx, NewChange { action, subject, before, after, kind }, by).await?;
         tx.commit().await?;
         Ok(())
     }

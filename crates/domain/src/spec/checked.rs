@@ -133,6 +133,27 @@ impl CheckedSpec {
         &self.features
     }
 
+    /// Whether words of some feature are hashed under a key.
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        self.features.iter().any(|f| matches!(f.encoding, Encoding::Keyed(_)))
+    }
+
+    /// The same, as it was read before words were hashed under a key.
+    #[must_use]
+    pub fn unkeyed(&self) -> Self {
+        let mut spec = self.clone();
+        let terms = spec.metrics.iter_mut().flat_map(|m| &mut m.terms);
+        let in_terms = terms.filter_map(|t| match t {
+            Term::Alone(_, encoding) => Some(encoding),
+            Term::Cross(..) => None,
+        });
+        for encoding in spec.features.iter_mut().map(|f| &mut f.encoding).chain(in_terms) {
+            *encoding = encoding.unkeyed().clone();
+        }
+        spec
+    }
+
     /// Whether actions have features of their own.
     #[must_use]
     pub fn has_action_features(&self) -> bool {

@@ -56,7 +56,7 @@ pub enum LogMode {
     /// The value as it came.
     #[default]
     Raw,
-    /// Its slots: enough to learn from, not to read.
+    /// Its slots: enough to learn from. Those of words go by a hash under a secret key.
     Encoded,
     /// Nothing: it serves `max` and is not learned from.
     Drop,
@@ -146,6 +146,8 @@ pub enum Encoding {
     },
     /// `dim` slots.
     Vector(usize),
+    /// The slots of [`Hashed`](Self::Hashed) or [`Text`](Self::Text), where words are hashed under a secret key. Whoever has no key sees slots only.
+    Keyed(Box<Self>),
 }
 
 impl Encoding {
@@ -159,12 +161,13 @@ impl Encoding {
             Self::Vocabulary(words) => words.len() + 1,
             Self::Hashed(bits) | Self::Text { bits, .. } => 1 << bits,
             Self::Vector(dim) => *dim,
+            Self::Keyed(within) => within.slots(),
         }
     }
 
     /// What the field holds.
     #[must_use]
-    pub const fn kind(&self) -> FeatureType {
+    pub fn kind(&self) -> FeatureType {
         match self {
             Self::Raw | Self::Log | Self::Bounded(_) | Self::Bucketed(_) | Self::Cyclic(_) => {
                 FeatureType::Number
@@ -173,6 +176,30 @@ impl Encoding {
             Self::Vocabulary(_) | Self::Hashed(_) => FeatureType::Category,
             Self::Text { .. } => FeatureType::Text,
             Self::Vector(_) => FeatureType::Vector,
+            Self::Keyed(within) => within.kind(),
+        }
+    }
+
+    /// Whether its slots are those of words of a text.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        self.kind() == FeatureType::Text
+    }
+
+    /// The same without a key.
+    #[must_use]
+    pub fn unkeyed(&self) -> &Self {
+        match self {
+            Self::Keyed(within) => within,
+            plain => plain,
+        }
+    }
+
+    /// The encoding of a feature of which the log keeps slots.
+    pub(super) fn keyed(self) -> Self {
+        match self {
+            Self::Hashed(_) | Self::Text { .. } => Self::Keyed(Box::new(self)),
+            plain => plain,
         }
     }
 }

@@ -65,7 +65,7 @@ impl Tape {
     fn reason(&mut self, tenant: &str) -> (Option<&'static str>, u16) {
         let snapshot = self.engine.snapshot(&"router".parse().unwrap()).unwrap();
         let text = format!("{{\"tenant\":\"{tenant}\"}}");
-        let context = Context::read(&snapshot.spec, &text).unwrap();
+        let context = Context::read(&snapshot.spec, &HashKey::default(), &text).unwrap();
         let request = Request { context: &context, actions: None, seed: 1 };
         let choice = snapshot.decide(&request, &mut Workspace::default()).unwrap();
         (choice.reason.map(|r| r.as_str()), choice.eligible[choice.chosen])

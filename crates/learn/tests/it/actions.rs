@@ -1,6 +1,6 @@
 //! Actions with features of their own.
 
-use pawl_model::{Encoded, Request, context::Context, snapshot::Workspace};
+use pawl_model::{Encoded, HashKey, Request, context::Context, snapshot::Workspace};
 use pawl_stats::rng::uniform;
 
 use crate::environment::Bandit;
@@ -71,7 +71,8 @@ fn shared_parameters_judge_an_action_by_its_features() {
 #[test]
 fn values_come_from_the_request_or_else_from_the_spec() {
     let bandit = Bandit::new(&spec("algorithm = \"linucb\"\nparameters = \"shared\""));
-    let mut context = Context::read(&bandit.spec, r#"{"thrift":2,"price":9}"#).unwrap();
+    let mut context =
+        Context::read(&bandit.spec, &HashKey::default(), r#"{"thrift":2,"price":9}"#).unwrap();
     context.add_action(&bandit.spec, 0, r#"{"price":0.25,"thrift":7,"x":1}"#).unwrap();
     context.add_action(&bandit.spec, 1, "{}").unwrap();
     assert!(context.add_action(&bandit.spec, 1, "3").is_err());
@@ -98,12 +99,17 @@ fn values_come_from_the_request_or_else_from_the_spec() {
         assert_eq!(x, Encoded::new(&bandit.spec, layout, &again, action));
     }
     // A caller cannot give them by the name that the log uses.
-    let sly = Context::read(&bandit.spec, r#"{"pawl:actions":{"a":{"price":1}}}"#).unwrap();
+    let sly =
+        Context::read(&bandit.spec, &HashKey::default(), r#"{"pawl:actions":{"a":{"price":1}}}"#)
+            .unwrap();
     assert_eq!(sly.logged(&bandit.spec, &[1]), r#"{"pawl:actions":{"b":{}}}"#);
     // What counted when it was decided counts when its feedback comes, whatever the spec says by then.
     let later = Bandit::new(&spec("algorithm = \"linucb\"").replace("price = 0.5", "price = 3.0"));
     let then = Context::read_logged(&later.spec, &text).unwrap();
     let x = |c: &Context<'_>| Encoded::new(&later.spec, later.views.layout(0), c, 2);
     assert_eq!(x(&then), Encoded::new(&bandit.spec, layout, &context, 2));
-    assert_ne!(x(&then), x(&Context::read(&later.spec, r#"{"thrift":2}"#).unwrap()));
+    assert_ne!(
+        x(&then),
+        x(&Context::read(&later.spec, &HashKey::default(), r#"{"thrift":2}"#).unwrap())
+    );
 }

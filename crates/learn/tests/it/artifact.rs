@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command};
 
 use pawl_learn::Artifact;
-use pawl_model::{Encoded, context::Context};
+use pawl_model::{Encoded, HashKey, context::Context};
 use pawl_stats::rng::uniform;
 use proptest::prelude::*;
 
@@ -49,9 +49,9 @@ fn learn(bandit: &mut Bandit, range: std::ops::Range<u64>) {
 }
 
 fn through_a_file(bandit: &Bandit) -> Bandit {
-    let bytes = Artifact::write(&bandit.spec, &bandit.learner).unwrap();
-    assert_eq!(bytes, Artifact::write(&bandit.spec, &bandit.learner).unwrap());
-    let Artifact { spec, learner } = Artifact::read(&bytes).unwrap();
+    let bytes = Artifact::write(&bandit.spec, &bandit.learner, &HashKey::default()).unwrap();
+    assert_eq!(bytes, Artifact::write(&bandit.spec, &bandit.learner, &HashKey::default()).unwrap());
+    let Artifact { spec, learner, .. } = Artifact::read(&bytes).unwrap();
     assert_eq!(spec, *bandit.spec);
     Bandit { spec: spec.into(), views: bandit.views.clone(), learner }
 }
@@ -67,7 +67,7 @@ fn a_learner_goes_on_where_it_was() {
         learn(&mut bandit, 320..640);
         learn(&mut again, 320..640);
         let text = context(1000);
-        let read = Context::read(&bandit.spec, &text).unwrap();
+        let read = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
         let scores = [&bandit, &again].map(|b| b.snapshot().scores(&read, &[0, 1]));
         assert_eq!(scores[0], scores[1], "{learner}");
         assert_eq!(bandit.learner.examples(), again.learner.examples());
@@ -82,13 +82,17 @@ fn the_golden_artifact_predicts_what_it_did() {
     learn(&mut bandit, 0..200);
     if std::env::var_os("PAWL_WRITE_GOLDEN").is_some() && !path.exists() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, Artifact::write(&bandit.spec, &bandit.learner).unwrap()).unwrap();
+        std::fs::write(
+            &path,
+            Artifact::write(&bandit.spec, &bandit.learner, &HashKey::default()).unwrap(),
+        )
+        .unwrap();
     }
     let golden = Artifact::read(&std::fs::read(path).unwrap()).unwrap();
     let golden =
         Bandit { spec: golden.spec.into(), views: bandit.views.clone(), learner: golden.learner };
     let text = context(7);
-    let read = Context::read(&bandit.spec, &text).unwrap();
+    let read = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
     let scores = golden.snapshot().scores(&read, &[0, 1]);
     // Made by the commit that added the format.
     let text = format!("{:?} {:?}", scores.predicted, scores.deviation);
@@ -115,9 +119,13 @@ fn python_reads_the_weights() {
     learn(&mut bandit, 0..320);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.safetensors");
-    std::fs::write(&path, Artifact::write(&bandit.spec, &bandit.learner).unwrap()).unwrap();
+    std::fs::write(
+        &path,
+        Artifact::write(&bandit.spec, &bandit.learner, &HashKey::default()).unwrap(),
+    )
+    .unwrap();
     let text = context(9);
-    let read = Context::read(&bandit.spec, &text).unwrap();
+    let read = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
     let m = bandit.spec.metric("quality").unwrap();
     let x = Encoded::new(&bandit.spec, bandit.views.layout(m), &read, 1);
     let slots: Vec<String> = x.iter().map(|(slot, v)| format!("({slot},{v:?})")).collect();
@@ -147,14 +155,14 @@ proptest! {
     fn damage_is_refused(which in 0..POLICIES.len(), at in 0.0..1.0_f64, bit in 0..8_u32, cut in any::<bool>()) {
         let mut bandit = Bandit::new(&spec(POLICIES[which]));
         learn(&mut bandit, 0..64);
-        let mut bytes = Artifact::write(&bandit.spec, &bandit.learner).unwrap();
+        let mut bytes = Artifact::write(&bandit.spec, &bandit.learner, &HashKey::default()).unwrap();
         let at = (at * bytes.len() as f64) as usize;
         if cut {
             bytes.truncate(at);
         } else {
             bytes[at] ^= 1 << bit;
         }
-        if let Ok(Artifact { spec, learner }) = Artifact::read(&bytes) {
+        if let Ok(Artifact { spec, learner, .. }) = Artifact::read(&bytes) {
             let views = pawl_model::Views::of(&spec).into();
             let mut read = Bandit { spec: spec.into(), views, learner };
             learn(&mut read, 64..128);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pawl_domain::{LeverChange, Levers, Order, event::Removal};
 use pawl_model::{
-    Request, Snapshot,
+    HashKey, Request, Snapshot,
     context::Context,
     snapshot::{Choice, Reason, Workspace},
 };
@@ -53,7 +53,7 @@ fn taught() -> Snapshot {
 }
 
 fn decide(snapshot: &Snapshot, context: &str, seed: u64) -> Choice {
-    let context = Context::read(&snapshot.spec, context).unwrap();
+    let context = Context::read(&snapshot.spec, &HashKey::default(), context).unwrap();
     let request = Request { context: &context, actions: None, seed };
     let mut work = Workspace::default();
     let choice = snapshot.decide(&request, &mut work).unwrap();
@@ -120,7 +120,7 @@ fn rules_deny_and_what_is_missing_denies() {
     assert_eq!(removed(r#"{"region":"us"}"#), [(2, rule("long"))]);
     assert_eq!(removed("{}"), [(0, rule("rules[0]")), (2, rule("long"))]);
     // Who cannot be chosen is told why.
-    let context = Context::read(&snapshot.spec, r#"{"region":"eu"}"#).unwrap();
+    let context = Context::read(&snapshot.spec, &HashKey::default(), r#"{"region":"eu"}"#).unwrap();
     let request = Request { context: &context, actions: Some(&[0, 3]), seed: 1 };
     let refusal = snapshot.decide(&request, &mut Workspace::default()).unwrap_err().to_string();
     assert!(
@@ -158,7 +158,7 @@ fn levers_do_what_they_say() {
     let choice = decide(&snapshot, r#"{"region":"us","tokens":5000}"#, 9);
     assert_eq!((p(&choice, 1), choice.reason.is_some()), (1.0, true));
     assert_ne!(choice.reason, Some(Reason::Pinned));
-    let context = Context::read(&snapshot.spec, US).unwrap();
+    let context = Context::read(&snapshot.spec, &HashKey::default(), US).unwrap();
     let request = Request { context: &context, actions: None, seed: 1 };
     let fallback = snapshot.fall_back(&request).unwrap();
     assert_eq!((fallback.eligible[0], fallback.probabilities[0]), (1, 1.0));

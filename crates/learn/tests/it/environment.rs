@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use pawl_domain::{CheckedSpec, LearnerId, ModelSpec};
 use pawl_learn::{Example, Learner};
-use pawl_model::{Encoded, Request, Snapshot, Views, context::Context, snapshot::Workspace};
+use pawl_model::{
+    Encoded, HashKey, Request, Snapshot, Views, context::Context, snapshot::Workspace,
+};
 use pawl_stats::rng::{mix, uniform};
 use semver::Version;
 
@@ -70,7 +72,7 @@ pub fn play(bandit: &mut Bandit, s: u64, rounds: usize) -> (f64, Vec<usize>) {
             (0.5 + 0.4 * dot).clamp(0.02, 0.98)
         });
         let context = format!("{{\"x\":{x:?}}}");
-        let read = Context::read(&bandit.spec, &context).unwrap();
+        let read = Context::read(&bandit.spec, &HashKey::default(), &context).unwrap();
         let request =
             Request { context: &read, actions: None, seed: mix(mix(s + 1000) + t as u64) };
         let choice = bandit.snapshot().decide(&request, &mut work).unwrap();

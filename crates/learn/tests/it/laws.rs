@@ -1,7 +1,7 @@
 //! Laws: of probabilities, of learning by metric, of encoding.
 
 use pawl_domain::{CheckedSpec, ModelSpec};
-use pawl_model::{Encoded, Request, Views, context::Context, snapshot::Workspace};
+use pawl_model::{Encoded, HashKey, Request, Views, context::Context, snapshot::Workspace};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -57,7 +57,7 @@ proptest! {
             bandit.learn(&context(x, k), action, "cost", cost);
         }
         let text = context(x, true);
-        let read = Context::read(&bandit.spec, &text).unwrap();
+        let read = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
         let request = Request { context: &read, actions: Some(&wanted), seed };
         let snapshot = bandit.snapshot();
         let choice = snapshot.decide(&request, &mut Workspace::default()).unwrap();
@@ -90,7 +90,7 @@ proptest! {
         }
         let text = context(x, false);
         let score = |bandit: &Bandit| {
-            let read = Context::read(&bandit.spec, &text).unwrap();
+            let read = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
             bandit.snapshot().scores(&read, &[0, 1, 2, 3]).score
         };
         for (a, b) in score(&apart).iter().zip(score(&scalar)) {
@@ -159,7 +159,7 @@ proptest! {
         let views = Views::of(&spec);
         let object: Map<String, Value> = fields.into_iter().map(|(i, v)| (NAMES[i].to_owned(), v)).collect();
         let text = Value::Object(object).to_string();
-        let context = Context::read(&spec, &text).unwrap();
+        let context = Context::read(&spec, &HashKey::default(), &text).unwrap();
         let encoded = Encoded::new(&spec, views.layout(0), &context, 0);
         prop_assert!(encoded.iter().all(|(slot, v)| slot < views.layout(0).slots && v.is_finite()));
         let logged = context.logged(&spec, &[]).into_owned();
@@ -170,11 +170,34 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Whatever the words: the log has none of them, one key gives one result, and another key other slots.
+    #[test]
+    fn words_that_are_logged_encoded_are_hidden_by_the_key(
+        words in prop::collection::btree_set("[a-z]{6,12}|[0-9]{6,12}", 4..9),
+    ) {
+        let spec = everything();
+        let words: Vec<String> = words.into_iter().collect();
+        let text = json!({"kept": words.join(" ")}).to_string();
+        let under = |secret: u8| {
+            let key = HashKey::of(&[secret; 32], spec.name());
+            Context::read(&spec, &key, &text).unwrap().logged(&spec, &[]).into_owned()
+        };
+        let kept = under(1);
+        let slots = |logged: &str| serde_json::from_str::<Value>(logged).unwrap()["kept"]["pawl:slots"].clone();
+        prop_assert!(slots(&kept).is_array());
+        prop_assert!(words.iter().all(|w| !slots(&kept).to_string().contains(w.as_str())));
+        prop_assert_eq!(&kept, &under(1));
+        // Four words of 64 slots: some key of ten puts them elsewhere.
+        prop_assert!((2..12).any(|k| slots(&under(k)) != slots(&kept)));
+    }
+}
+
 #[test]
 fn what_is_no_object_is_refused() {
     let spec = everything();
     for text in ["", "1", "[]", "null", "{\"raw\":}", "{} {}"] {
-        assert!(Context::read(&spec, text).is_err(), "{text}");
+        assert!(Context::read(&spec, &HashKey::default(), text).is_err(), "{text}");
     }
 }
 
@@ -182,7 +205,7 @@ fn what_is_no_object_is_refused() {
 fn encodings_are_the_documented_ones() {
     let spec = everything();
     let read = |text: &str, name: &str| {
-        let context = Context::read(&spec, text).unwrap();
+        let context = Context::read(&spec, &HashKey::default(), text).unwrap();
         let i = spec.features().iter().position(|f| f.name == name).unwrap();
         pawl_model::encode::slots_of(&spec.features()[i].encoding, &context.values[i])
     };
@@ -203,7 +226,9 @@ fn encodings_are_the_documented_ones() {
     let norm: f64 = words.iter().map(|(_, v)| v * v).sum();
     assert!((norm - 1.0).abs() < 1e-12 && words == read(r#"{"text": "red fox RED fox"}"#, "text"));
     assert_eq!(
-        Context::read(&spec, r#"{"raw": "x", "vec": [1, 2], "flag": null}"#).unwrap().gaps(&spec),
+        Context::read(&spec, &HashKey::default(), r#"{"raw": "x", "vec": [1, 2], "flag": null}"#)
+            .unwrap()
+            .gaps(&spec),
         (10, 2)
     );
 }
@@ -226,7 +251,7 @@ fn a_half_life_added_later_keeps_what_was_learned() {
         after.learner.flush(&spec, &views).unwrap();
         let text = context(1.0, true);
         let predicted = |bandit: &Bandit| {
-            let read = Context::read(&bandit.spec, &text).unwrap();
+            let read = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
             let quality = bandit.spec.metric("quality").unwrap();
             bandit.snapshot().scores(&read, &[0, 1, 2, 3]).deviation[quality].clone()
         };

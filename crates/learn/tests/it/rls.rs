@@ -1,7 +1,7 @@
 //! Recursive least squares against a batch solve.
 
 use pawl_learn::Example;
-use pawl_model::{Encoded, Prediction, context::Context, snapshot::Workspace};
+use pawl_model::{Encoded, HashKey, Prediction, context::Context, snapshot::Workspace};
 use pawl_stats::rng::uniform;
 
 use crate::environment::Bandit;
@@ -45,7 +45,7 @@ fn the_recursion_equals_the_ridge_of_all_examples() {
     let (mut a, mut b) = (vec![vec![0.0; 6]; 6], vec![0.0; 6]);
     for t in 0..2000 {
         let text = text(t);
-        let context = Context::read(&model.spec, &text).unwrap();
+        let context = Context::read(&model.spec, &HashKey::default(), &text).unwrap();
         let x = Encoded::new(&model.spec, model.views.layout(0), &context, 0);
         let value = 3.0 * uniform(1, t) - 0.2 * 50.0 * uniform(2, t) + uniform(3, t);
         let weight = 0.5 + uniform(4, t);
@@ -62,7 +62,7 @@ fn the_recursion_equals_the_ridge_of_all_examples() {
     let mut work = Workspace::default();
     for t in 5000..5050 {
         let text = text(t);
-        let context = Context::read(&model.spec, &text).unwrap();
+        let context = Context::read(&model.spec, &HashKey::default(), &text).unwrap();
         let x = Encoded::new(&model.spec, model.views.layout(0), &context, 0);
         let expected: f64 = x.iter().map(|(i, v)| theta[i] * v).sum();
         let Prediction::Value(ours) = snapshot.predict(&context, &mut work) else { panic!() };

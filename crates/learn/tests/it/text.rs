@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pawl_model::{Encoded, Request, context::Context, snapshot::Workspace};
+use pawl_model::{Encoded, HashKey, Request, context::Context, snapshot::Workspace};
 use pawl_stats::rng::uniform;
 use serde_json::json;
 
@@ -64,13 +64,13 @@ fn variances_only_is_filtering_onto_independent_normals() {
             let action = t as usize % 3;
             let reward = uniform(4, t);
             bandit.learn(&text, action as u16, "reward", reward);
-            let context = Context::read(&bandit.spec, &text).unwrap();
+            let context = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
             let x = Encoded::new(&bandit.spec, bandit.views.layout(0), &context, 0);
             reference[action].learn(&x, reward - 0.25);
         }
         for t in 0..20 {
             let (text, _) = prompt(5, t);
-            let context = Context::read(&bandit.spec, &text).unwrap();
+            let context = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
             let scores = bandit.snapshot().scores(&context, &[0, 1, 2]);
             let x = Encoded::new(&bandit.spec, bandit.views.layout(0), &context, 0);
             for (a, reference) in reference.iter().enumerate() {
@@ -96,7 +96,7 @@ fn the_words_of_a_prompt_find_the_action() {
         let mut late = 0;
         for t in 0..3000 {
             let (text, topic) = prompt(6, t);
-            let context = Context::read(&bandit.spec, &text).unwrap();
+            let context = Context::read(&bandit.spec, &HashKey::default(), &text).unwrap();
             let request = Request { context: &context, actions: None, seed: t };
             let choice = bandit.snapshot().decide(&request, &mut work).unwrap();
             let action = usize::from(choice.eligible[choice.chosen]);

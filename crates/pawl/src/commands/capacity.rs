@@ -11,7 +11,7 @@ use pawl_domain::{
 };
 use pawl_driver::Fold;
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::Context,
     snapshot::{Made, Workspace},
 };
@@ -210,7 +210,7 @@ fn trial(spec: &CheckedSpec, context_bytes: usize) -> Result<Trial> {
     fold.catch_up()?;
     let snapshot =
         fold.engine_mut().snapshot(spec.name()).context("the model of the trial is gone")?;
-    let empty = Context::read(spec, "{}")?;
+    let empty = Context::read(spec, &HashKey::default(), "{}")?;
     let request = Request { context: &empty, actions: None, seed: 1 };
     let choice = snapshot.decide(&request, &mut Workspace::default())?;
     let made = Made { epoch: log.epoch(), nonce: 0, at_ms: 1000, caller: Caller::default() };

@@ -21,10 +21,12 @@ use pawl_domain::{
 };
 use pawl_driver::Unlogged;
 use pawl_engine::Status;
+use pawl_model::HashKey;
+use pawl_store::registry::Registry;
 
 use self::source::{Chunk, Source};
 use super::{model, read_spec};
-use crate::client::Server;
+use crate::client::{Server, segment};
 
 /// Options of `pawl learn`.
 #[derive(Args, Debug)]
@@ -68,7 +70,8 @@ impl Learn {
         if spec.kind() == Kind::Policy {
             bail!("`{}` is a policy, which `pawl simulate` runs over a table", spec.name());
         }
-        let learned = self.learn(&spec)?;
+        let key = self.hash_key(&spec, server)?;
+        let learned = self.learn(&spec, key)?;
         let state = learned.fold.engine().state();
         let enrolled = state.models.get(spec.name()).and_then(|m| m.production());
         let enrolled = enrolled.ok_or_else(|| anyhow!("the model is not enrolled"))?;
@@ -85,7 +88,7 @@ impl Learn {
         let mut json = report.to_json();
         let mut text = report.to_text().trim_end().to_owned();
         if self.out.is_some() || self.leave {
-            let bytes = enrolled.artifact()?;
+            let bytes = enrolled.artifact(&key)?;
             if let Some(out) = &self.out {
                 model::write_artifact(out, &bytes)?;
                 text.push_str(&format!("\nwritten to `{}`", out.display()));
@@ -104,10 +107,32 @@ impl Learn {
         Ok(())
     }
 
+    /// The key under which words are hashed where the model will answer. A run that leaves nothing needs none.
+    fn hash_key(&self, spec: &CheckedSpec, server: &Server) -> Result<HashKey> {
+        if !spec.is_keyed() || (self.out.is_none() && !self.leave) {
+            return Ok(HashKey::default());
+        }
+        if self.data.is_dir() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let path = self.data.join("registry.sqlite");
+            let secret = runtime.block_on(Registry::hash_secret_of(&path))?;
+            let secret = secret.with_context(|| {
+                let shown = self.data.display();
+                format!("`{shown}` was last used by a version without a hash key: start `pawl serve` on it once")
+            })?;
+            return Ok(HashKey::of(secret.bytes(), spec.name()));
+        }
+        let path = format!("/v1/models/{}/hash-key", segment(spec.name().as_str()));
+        let reply = server.get(&path).context(
+            "features with `log = \"encoded\"` are hashed under the key of the server that will answer",
+        )?;
+        Ok(model::text(&reply, "hash_key").parse()?)
+    }
+
     /// One thread reads and parses, this one learns.
-    fn learn(&self, spec: &Arc<CheckedSpec>) -> Result<Learned> {
+    fn learn(&self, spec: &Arc<CheckedSpec>, key: HashKey) -> Result<Learned> {
         let begun = Instant::now();
-        let source = Source::open(&self.data, spec, &self.target, self.weight.as_deref())?;
+        let source = Source::open(&self.data, spec, key, &self.target, self.weight.as_deref())?;
         let bar = ProgressBar::new(source.bytes());
         bar.set_style(ProgressStyle::with_template(
             "{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",

@@ -10,6 +10,7 @@ mod cli;
 mod decisions;
 mod erase;
 mod gateway;
+mod hashed;
 mod import;
 mod keys;
 mod kill;

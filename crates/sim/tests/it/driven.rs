@@ -10,7 +10,7 @@ use pawl_domain::{
 use pawl_driver::Fold;
 use pawl_engine::Engine;
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::Context,
     snapshot::{Made, Workspace},
 };
@@ -49,7 +49,7 @@ impl Driven {
     pub fn decide(&mut self, context: &str, seed: u64, at_ms: u64) -> Answer {
         self.fold.catch_up().unwrap();
         let snapshot = self.fold.engine_mut().snapshot(self.spec.name()).unwrap();
-        let context = Context::read(&self.spec, context).unwrap();
+        let context = Context::read(&self.spec, &HashKey::default(), context).unwrap();
         let nonce = mix(mix(seed) + self.made);
         self.made += 1;
         let request = Request { context: &context, actions: None, seed: nonce };

@@ -10,7 +10,7 @@ use pawl_domain::{
 };
 use pawl_driver::{Fold, Recovered};
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::{Context, stored_features},
     snapshot::{Made, Workspace},
 };
@@ -82,7 +82,7 @@ impl Tape {
             return;
         }
         let metadata = poisoned.then(|| r#"{"source":"x"}"#.to_owned());
-        let context = Context::read(&self.specs[1], &text).unwrap();
+        let context = Context::read(&self.specs[1], &HashKey::default(), &text).unwrap();
         let mut rows = Rows::default();
         let label = Label::Number(if poisoned { 1.0 - y as f64 } else { y as f64 });
         let values: Vec<_> = context.stored(&self.specs[1]).collect();
@@ -102,7 +102,7 @@ impl Tape {
         let text = format!(r#"{{"x":{}}}"#, self.stream.normal());
         let spec = self.specs[0].clone();
         let snapshot = self.fold.engine_mut().snapshot(spec.name()).unwrap();
-        let context = Context::read(&spec, &text).unwrap();
+        let context = Context::read(&spec, &HashKey::default(), &text).unwrap();
         let nonce = self.stream.bits();
         let request = Request { context: &context, actions: None, seed: nonce };
         let choice = snapshot.decide(&request, &mut Workspace::default()).unwrap();

@@ -18,7 +18,7 @@ use pawl_domain::{
 };
 use pawl_driver::{Clock, Fold, Live, Retention, Settings};
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::Context,
     snapshot::{Made, Workspace},
 };
@@ -196,7 +196,7 @@ fn decide(
     let snapshot = live.published().get("router").context("the model is not published")?;
     let text =
         body.strip_prefix("{\"context\":").and_then(|b| b.strip_suffix('}')).context("a body")?;
-    let context = Context::read(spec, text)?;
+    let context = Context::read(spec, &HashKey::default(), text)?;
     let nonce = mix(i);
     let choice =
         snapshot.decide(&Request { context: &context, actions: None, seed: nonce }, work)?;

@@ -48,6 +48,9 @@ pub(super) fn check_features(spec: &ModelSpec, c: &mut Checker) -> Vec<Feature> 
         match encoding(feature) {
             Ok(encoding) => {
                 let (name, of, log) = (name.clone(), feature.of, feature.log);
+                // What actions have of their own mostly stands in the spec, for all to read.
+                let keyed = log == LogMode::Encoded && of == FeatureOf::Context;
+                let encoding = if keyed { encoding.keyed() } else { encoding };
                 features.push(Feature { name, of, encoding, log });
             }
             Err((key, message)) => c.fail(format!("{field}.{key}"), message),

@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        Actions, Algorithm, Covariance, Encoding, Feature, HalfLife, Kind, LearnerSpec, Likelihood,
-        Metric, ModelSpec, Online, Parameters, Policy, Term,
+        Actions, Algorithm, Covariance, Feature, HalfLife, Kind, LearnerSpec, Likelihood, Metric,
+        ModelSpec, Online, Parameters, Policy, Term,
     },
     COORDINATES_MAX, Checker, FULL_SLOTS_MAX, NUMBERS_MAX, ONLINE_SLOTS_MAX, SLOTS_MAX,
     THOMPSON_ACTIONS_MAX,
@@ -231,7 +231,7 @@ pub(super) fn check_dimensions(
             Term::Alone(_, e) => e.slots(),
             Term::Cross(a, b) => features[*a].encoding.slots() * features[*b].encoding.slots(),
         };
-        let text = |t: &&Term| matches!(t, Term::Alone(_, Encoding::Text { .. }));
+        let text = |t: &&Term| matches!(t, Term::Alone(_, e) if e.is_text());
         let all: usize = 1 + metric.terms.iter().map(size).sum::<usize>();
         let in_text: usize = metric.terms.iter().filter(text).map(size).sum();
         let copies = match policy.parameters {

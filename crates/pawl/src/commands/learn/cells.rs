@@ -10,7 +10,7 @@ use pawl_domain::{
     spec::{Encoding, FeatureType, LogMode},
     value::{put_missing, put_number, put_text},
 };
-use pawl_model::context::Context;
+use pawl_model::{HashKey, context::Context};
 
 use super::source::{Pipe, named};
 
@@ -87,6 +87,7 @@ impl Columns {
 /// Makes examples of rows.
 pub struct Maker<'a, 'p> {
     pub spec: &'a CheckedSpec,
+    pub key: &'a HashKey,
     pub pipe: &'a mut Pipe<'p>,
 }
 
@@ -176,6 +177,7 @@ impl Maker<'_, '_> {
             row.stored.clear();
         } else {
             let context = Context::of(core::mem::take(&mut row.values));
+            let context = context.hashed(self.spec, self.key);
             let stored: Vec<_> = context.stored(self.spec).collect();
             self.pipe.rows()?.push(&head, stored.iter().map(|v| &**v));
             drop(stored);
@@ -475,7 +477,11 @@ algorithm = "sgd"
         let spec = pawl_domain::ModelSpec::from_toml(SPEC).unwrap().check().unwrap();
         let found = super::super::source::tests::through(&spec, |pipe| {
             let columns = |header: &[&str]| Columns::find(&spec, header, "a", None);
-            read(text.as_bytes(), columns, &mut Maker { spec: &spec, pipe })
+            read(
+                text.as_bytes(),
+                columns,
+                &mut Maker { spec: &spec, key: &HashKey::default(), pipe },
+            )
         })?;
         Ok(found)
     }

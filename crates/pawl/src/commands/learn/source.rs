@@ -20,7 +20,10 @@ use pawl_domain::{
     examples::{Examples, Head, Rows},
     spec::Kind,
 };
-use pawl_model::context::{Context, stored_features};
+use pawl_model::{
+    HashKey,
+    context::{Context, stored_features},
+};
 use pawl_store::{
     Disk, Log, RealDisk,
     log::{Config, OpenError},
@@ -133,6 +136,7 @@ enum Format {
 /// A source of labelled examples.
 pub struct Source {
     spec: Arc<CheckedSpec>,
+    key: HashKey,
     path: PathBuf,
     format: Format,
     gzip: bool,
@@ -160,6 +164,7 @@ impl Source {
     pub fn open(
         path: &Path,
         spec: &Arc<CheckedSpec>,
+        key: HashKey,
         target: &str,
         weight: Option<&str>,
     ) -> Result<Self> {
@@ -179,6 +184,7 @@ impl Source {
         };
         Ok(Self {
             spec: spec.clone(),
+            key,
             path: path.to_owned(),
             format,
             gzip: plain.len() < name.len(),
@@ -215,7 +221,7 @@ impl Source {
                 let columns = |header: &[&str]| {
                     Columns::find(&self.spec, header, &self.target, self.weight.as_deref())
                 };
-                let mut maker = Maker { spec: &self.spec, pipe: &mut pipe };
+                let mut maker = Maker { spec: &self.spec, key: &self.key, pipe: &mut pipe };
                 super::cells::read(reader, columns, &mut maker)?;
             }
             _ => self.read_json_lines(reader, &mut pipe)?,
@@ -264,7 +270,7 @@ impl Source {
                 .filter(|w| *w >= 0.0 && w.is_finite())
                 .with_context(|| format!("field `{name}` is not a weight of 0 or more"))?,
         };
-        let context = Context::read(&self.spec, line)?;
+        let context = Context::read(&self.spec, &self.key, line)?;
         let values: Vec<_> = context.stored(&self.spec).collect();
         let head = Head { label, weight, at_ms: None, id: None };
         pipe.rows()?.push(&head, values.iter().map(|v| &**v));

@@ -11,7 +11,7 @@ use pawl_domain::{
 };
 use pawl_judge::{Estimate, Logged, OffPolicy};
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::Context,
     snapshot::{Made, Workspace},
 };
@@ -153,7 +153,7 @@ fn follow(spec: &CheckedSpec, history: &History) -> Result<(Vec<OffPolicy>, Vec<
         fold.catch_up()?;
         let snapshot =
             fold.engine_mut().snapshot(spec.name()).context("the model is not enrolled")?;
-        let context = Context::read(spec, &entry.context)?;
+        let context = Context::read(spec, &HashKey::default(), &entry.context)?;
         let nonce = mix(mix(0x5EED).wrapping_add(at_ms as u64));
         let request = Request { context: &context, actions: None, seed: nonce };
         let choice = snapshot.decide(&request, &mut work)?;

@@ -11,7 +11,7 @@ use pawl_domain::{
 use pawl_driver::Fold;
 use pawl_engine::Engine;
 use pawl_model::{
-    Request,
+    HashKey, Request,
     context::Context,
     snapshot::{Made, Workspace},
 };
@@ -150,7 +150,7 @@ fn decide(
         .engine_mut()
         .snapshot(spec.name())
         .ok_or_else(|| anyhow!("the model is not enrolled"))?;
-    let read = Context::read(spec, context)?;
+    let read = Context::read(spec, &HashKey::default(), context)?;
     let nonce = mix(mix(seed ^ 0x5EED).wrapping_add(at_ms));
     let choice = snapshot.decide(&Request { context: &read, actions: None, seed: nonce }, work)?;
     let made = Made { epoch: fold.log().epoch(), nonce, at_ms, caller: Caller::default() };
