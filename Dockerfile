@@ -4,7 +4,7 @@ FROM rust:1.95-alpine AS build
 RUN apk add --no-cache musl-dev
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p pawl && strip target/release/pawl && mkdir /empty
+RUN cargo build --release --locked -p pawl && strip target/release/pawl && mkdir -m 700 /empty
 
 FROM scratch
 COPY --from=build /src/target/release/pawl /pawl

@@ -186,8 +186,8 @@ impl Decided {
         DecisionId { epoch: self.epoch, position, nonce: self.nonce }
     }
 
-    /// Takes out what it says of a person: context, targeting key, session and metadata, an object or spaces of the same
-    /// length, so that the record keeps its own.
+    /// Takes out what it says of a person: context, targeting key, session, metadata and the hash of the request, for something of
+    /// the same length, so that the record keeps its own.
     pub fn erase(&mut self) {
         let blank = |text: &mut String| *text = " ".repeat(text.len());
         let empty = |text: &mut String| {
@@ -199,6 +199,11 @@ impl Decided {
         self.caller.metadata.as_mut().map(empty);
         self.caller.targeting_key.as_mut().map(blank);
         self.caller.session_id.as_mut().map(blank);
+        // It would tell whether a guess is right. The smallest number that takes as many bytes in the log says nothing.
+        self.caller.body_hash = self.caller.body_hash.map(|hash| match hash.checked_ilog2() {
+            Some(bit) => 1_u64 << (bit / 7 * 7),
+            None => 0,
+        });
     }
 
     /// Whether its context was taken out. One that never said anything has no room for the spaces.

@@ -35,7 +35,17 @@ impl HashKey {
     /// The key of a model under the secret of its data directory.
     #[must_use]
     pub fn of(secret: &[u8; 32], model: &ModelName) -> Self {
-        Self(Sha256::of(&[secret.as_slice(), model.as_str().as_bytes()].concat()))
+        Self::derived(secret, model.as_str())
+    }
+
+    /// The key of whole requests under the secret of their data directory. No model has its label for a name.
+    #[must_use]
+    pub fn of_requests(secret: &[u8; 32]) -> Self {
+        Self::derived(secret, ":request")
+    }
+
+    fn derived(secret: &[u8; 32], label: &str) -> Self {
+        Self(Sha256::of(&[secret.as_slice(), label.as_bytes()].concat()))
     }
 
     /// The secret itself, in hexadecimal.
@@ -50,7 +60,9 @@ impl HashKey {
         Sha256::of(&self.0.0).to_string()[..16].to_owned()
     }
 
-    pub(crate) fn hash(&self, word: &[u8]) -> u64 {
+    /// The hash of a word.
+    #[must_use]
+    pub fn hash(&self, word: &[u8]) -> u64 {
         let (key, _) = self.0.0.split_first_chunk().unwrap_or((&[0; 16], &[]));
         let mut hasher = SipHasher24::new_with_key(key);
         hasher.write(word);

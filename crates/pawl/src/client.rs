@@ -1,7 +1,5 @@
 //! A client of the server's public API: what every command but `serve` and the offline ones uses.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use reqwest::{
@@ -24,7 +22,7 @@ pub struct Server {
     key: Option<String>,
     /// Trust the certificates of this PEM file and no other, for an https:// server with one of one's own
     #[arg(long, env = "PAWL_CA", global = true)]
-    ca: Option<PathBuf>,
+    ca: Option<String>,
     /// Print the reply as one JSON object
     #[arg(long, global = true)]
     pub json: bool,
@@ -42,34 +40,40 @@ impl Server {
 
     fn http(&self) -> Result<Http> {
         let mut builder = Http::builder();
-        if let Some(path) = &self.ca {
-            let shown = path.display();
-            let pem = std::fs::read(path).with_context(|| format!("cannot read `--ca {shown}`"))?;
+        let ca = self.ca.as_ref().filter(|path| !path.is_empty());
+        if let Some(path) = ca {
+            let pem = std::fs::read(path).with_context(|| format!("cannot read `--ca {path}`"))?;
             let trusted = Certificate::from_pem_bundle(&pem)
-                .with_context(|| format!("`--ca {shown}` is not PEM"))?;
+                .with_context(|| format!("`--ca {path}` is not PEM"))?;
             if trusted.is_empty() {
-                bail!("`--ca {shown}` holds no certificate in PEM");
+                bail!("`--ca {path}` holds no certificate in PEM");
             }
             builder = builder.tls_certs_only(trusted);
         } else if !self.server.starts_with("https://") {
             // The system's certificates are not read where they serve nothing: a container may have none.
             builder = builder.tls_certs_only([]);
         }
-        Ok(builder.build()?)
+        builder.build().map_err(|e| match ca {
+            Some(path) => anyhow!("`--ca {path}` cannot be used: {}", reason(&e)),
+            None => anyhow!("{}: `--ca FILE` (PAWL_CA) names whom to trust", reason(&e)),
+        })
     }
 
     /// Why there is no answer, down to what the connection said, and what to do.
     fn unanswered(&self, e: &reqwest::Error) -> anyhow::Error {
-        let mut why = e.to_string();
-        let mut source = std::error::Error::source(e);
-        while let Some(e) = source {
-            why = e.to_string();
-            source = e.source();
-        }
-        let remedy = if why.contains("certificate") {
-            "`--ca FILE` names whom to trust"
-        } else {
-            "is `pawl serve` running there?"
+        let why = reason(e);
+        let remedy = match why.as_str() {
+            why if why.contains("UnknownIssuer") || why.contains("BadSignature") => {
+                "`--ca FILE` (PAWL_CA) names whom to trust"
+            }
+            why if why.contains("certificate") => {
+                "see that it serves a certificate for this name and time"
+            }
+            why if why.contains("handshake eof") || why.contains("corrupt message") => {
+                "does it speak TLS? without `[tls]` its URL begins with http://"
+            }
+            _ if e.is_builder() => "a URL begins with http:// or https://",
+            _ => "is `pawl serve` running there?",
         };
         anyhow!("no answer from `{}`: {why}; {remedy}", self.server)
     }
@@ -111,7 +115,10 @@ impl Server {
     pub fn readiness(&self) -> Result<Value> {
         let request = self.request(Method::GET, "/readyz?verbose")?;
         let request = request.timeout(std::time::Duration::from_secs(5));
-        Ok(request.send().map_err(|e| self.unanswered(&e))?.json()?)
+        let response = request.send().map_err(|e| self.unanswered(&e))?;
+        let (status, text) = (response.status(), response.text()?);
+        serde_json::from_str(&text)
+            .map_err(|_| anyhow!("`{}` answered {status}: {text}", self.server))
     }
 
     /// `POST path` with a JSON body.
@@ -163,6 +170,15 @@ impl Server {
     pub fn delete(&self, path: &str) -> Result<Value> {
         self.send(self.request(Method::DELETE, path)?)
     }
+}
+
+/// The innermost reason of a failure: what the connection said.
+fn reason(e: &reqwest::Error) -> String {
+    let mut inner: &dyn std::error::Error = e;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
 }
 
 /// A path segment, percent-encoded.

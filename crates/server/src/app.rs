@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use pawl_domain::{Event, ModelName, event::JoinLimits};
+use pawl_domain::{
+    Event, ModelName,
+    event::{Decided, JoinLimits},
+};
 use pawl_driver::{
     Clock, Fold, Live, RecoverError, Recovered, Retention, Settings, SlewedClock, SyncError, Syncer,
 };
@@ -28,7 +31,7 @@ use crate::{
     metrics::Metrics,
     quotas::Quotas,
     requests::Requests,
-    sessions,
+    sessions, tls,
 };
 
 /// Why a server did not start.
@@ -93,6 +96,7 @@ pub struct App {
     /// The seq up to which changes are in the log.
     relayed: Mutex<u64>,
     keys: Keys,
+    request_key: HashKey,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     requests: OnceLock<Requests>,
@@ -133,6 +137,8 @@ impl App {
     /// # Errors
     /// If anything there is not as it should be.
     pub async fn open(config: Config, accept_loss: bool) -> Result<Arc<Self>, StartError> {
+        // Nothing is brought up to date for a server that could not listen.
+        tls::check(&config.tls).map_err(StartError::Tls)?;
         let disk: Arc<dyn Disk> = Arc::new(open_data(&config.data)?);
         let registry = Registry::open(&config.data.join("registry.sqlite")).await?;
         let limits = JoinLimits {
@@ -194,6 +200,7 @@ impl App {
             );
         }
         let quotas = Quotas::new(&config.quotas);
+        let request_key = HashKey::of_requests(registry.hash_secret().bytes());
         let settings = Settings {
             checkpoint_every: Duration::from_millis(config.checkpoint_interval.ms()),
             retention: Retention {
@@ -214,6 +221,7 @@ impl App {
             registry,
             relayed: Mutex::new(relayed),
             keys: Keys::default(),
+            request_key,
             clock,
             metrics,
             requests: OnceLock::from(requests),
@@ -232,6 +240,25 @@ impl App {
     /// The key under which words of a model's contexts are hashed.
     pub(crate) fn hash_key(&self, model: &ModelName) -> HashKey {
         HashKey::of(self.registry.hash_secret().bytes(), model)
+    }
+
+    /// What a record keeps of its request, to know it again.
+    pub(crate) fn request_hash(&self, text: &str) -> u64 {
+        self.request_key.hash(text.as_bytes())
+    }
+
+    /// Whether a decision answered this request. Older versions kept another hash; erased ones, none.
+    pub(crate) fn answered(
+        &self,
+        decided: &Decided,
+        request_id: Option<&String>,
+        text: &str,
+    ) -> bool {
+        let known = decided.caller.body_hash;
+        decided.caller.request_id.as_ref() == request_id
+            && (decided.is_erased()
+                || known == Some(self.request_hash(text))
+                || known == Some(xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
     }
 
     /// The configuration.

@@ -271,7 +271,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     (
         "tls.cert",
-        "PEM file of the certificate and its chain, read again when it changes; empty: plain HTTP",
+        "PEM file of the certificate and its chain, from the working directory if relative; read again when it changes; empty: plain HTTP",
     ),
     ("tls.key", "PEM file of its private key"),
 ];

@@ -313,7 +313,7 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
         session_id: body.session_id.clone(),
         metadata: flat(body.metadata)?,
         at_ms: None,
-        body_hash: body.request_id.as_ref().map(|_| xxhash_rust::xxh3::xxh3_64(text.as_bytes())),
+        body_hash: body.request_id.as_ref().map(|_| app.request_hash(text)),
     };
     if body.dry_run {
         let decided = choose(app, &snapshot, &body, who).await?;
@@ -332,7 +332,7 @@ async fn answer(app: &Arc<App>, model: &str, caller: &Caller, text: &str) -> Api
             let detail = "a request with this `request_id` is being answered";
             Err(ApiError::new(Code::RequestInProgress, detail))
         }
-        Known::Answered(id) => repeated(app, id, &who).await,
+        Known::Answered(id) => repeated(app, id, who.request_id.as_ref(), text).await,
         Known::New => {
             let reserved = Reserved::new(app.clone(), key);
             let decided = choose(app, &snapshot, &body, who).await?;
@@ -378,12 +378,17 @@ impl Drop for Reserved {
 }
 
 /// The decision that this request id was answered with, read from the log.
-async fn repeated(app: &App, id: DecisionId, who: &event::Caller) -> ApiResult<String> {
+async fn repeated(
+    app: &App,
+    id: DecisionId,
+    request_id: Option<&String>,
+    text: &str,
+) -> ApiResult<String> {
     let entry = app.log().read(id.position.offset).map_err(ApiError::internal)?;
     let Event::Decided(decided) = entry.event else {
         return Err(ApiError::internal("a remembered request id points to no decision"));
     };
-    if decided.caller.request_id != who.request_id || decided.caller.body_hash != who.body_hash {
+    if !app.answered(&decided, request_id, text) {
         let detail = "`request_id` was used for another request; use a new one";
         return Err(ApiError::new(Code::RequestIdReused, detail));
     }

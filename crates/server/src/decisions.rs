@@ -1,6 +1,6 @@
 //! Reading decisions back out of the log: one, or those of a model.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::{Path, Query, State};
 use bytes::Bytes;
@@ -8,14 +8,16 @@ use http_body_util::Full;
 use hyper::{HeaderMap, Response};
 use pawl_domain::{
     CheckedSpec, DecisionId, Event, ModelName, Position,
-    event::{Decided, Feedback, Removal, Target},
+    event::{Decided, Feedback, Outcome, Removal, Target},
     spec::Kind,
 };
 use pawl_store::{LogError, log::Entry, registry::Scope};
+use semver::Version;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    actions,
     app::App,
     auth::Caller,
     decide::model_name,
@@ -141,7 +143,7 @@ pub(crate) fn describe(spec: &CheckedSpec, id: DecisionId, d: &Decided) -> Value
         "session_id": d.caller.session_id,
         "metadata": metadata,
         "reported_at_ms": d.caller.at_ms,
-        "reported_metrics": d.metrics.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        "reported_metrics": d.metrics.iter().cloned().collect::<BTreeMap<_, _>>(),
     });
     if predicts && let Some(fields) = value.as_object_mut() {
         for of_a_choice in ["action", "probability", "probabilities", "removed", "reported_metrics"]
@@ -159,7 +161,7 @@ fn describe_feedback(f: &Feedback, next: u64) -> Value {
         "position": Position { partition: 0, offset: next }.to_string(),
         "received_ms": f.received_ms,
         "at_ms": f.at_ms,
-        "metrics": f.metrics.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        "metrics": f.metrics.iter().cloned().collect::<BTreeMap<_, _>>(),
         "action_taken": f.action_taken,
         "not_used": f.not_used,
         "principal": f.principal,
@@ -247,6 +249,40 @@ pub struct ListQuery {
     pub limit: Option<usize>,
 }
 
+/// Who lists what of which model, and the specs of its versions. A deleted model's records are there until they are trimmed.
+async fn listing(
+    app: &App,
+    headers: &HeaderMap,
+    model: &str,
+) -> ApiResult<(Caller, ModelName, BTreeMap<Version, CheckedSpec>)> {
+    let caller = app.keys().caller(headers, app.now_ms())?;
+    let model = model_name(model)?;
+    caller.may(Scope::Read, Some(model.as_str()))?;
+    let rows = app.registry().versions(&model).await.map_err(refused)?;
+    let mut specs = BTreeMap::new();
+    for row in rows {
+        specs.insert(row.version, CheckedSpec::from_json(&row.spec).map_err(ApiError::internal)?);
+    }
+    Ok((caller, model, specs))
+}
+
+/// A filter by what no decision can have finds nothing for ever: it is a mistake.
+fn check_filters(query: &ListQuery, specs: &BTreeMap<Version, CheckedSpec>) -> ApiResult<()> {
+    if let Some(action) = &query.action
+        && let Some((_, newest)) = specs.last_key_value()
+        && specs.values().all(|s| s.action(action).is_none())
+    {
+        actions::index(newest, "action", action)?;
+    }
+    if let Some(outcome) = &query.outcome
+        && serde_json::from_value::<Outcome>(json!(outcome)).is_err()
+    {
+        let message = format!("`{outcome}` is not an outcome: ok, fallback, sticky or elsewhere");
+        return Err(ApiError::field("outcome", message));
+    }
+    Ok(())
+}
+
 /// Where a listing begins.
 fn begin(app: &App, cursor: Option<&String>) -> ApiResult<u64> {
     let Some(cursor) = cursor else { return Ok(app.log().first()) };
@@ -303,17 +339,10 @@ pub(crate) async fn list(
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let caller = app.keys().caller(&headers, app.now_ms())?;
     let _in_flight = app.enter()?;
-    let model = model_name(&model)?;
-    caller.may(Scope::Read, Some(model.as_str()))?;
+    let (caller, model, specs) = listing(&app, &headers, &model).await?;
     let Query(query) = query.map_err(|e| ApiError::field("query", e.body_text()))?;
-    let rows =
-        app.registry().versions(&model).await.map_err(|_| ApiError::no_model(model.as_str()))?;
-    let mut specs = std::collections::BTreeMap::new();
-    for row in rows {
-        specs.insert(row.version, CheckedSpec::from_json(&row.spec).map_err(ApiError::internal)?);
-    }
+    check_filters(&query, &specs)?;
     let at = |field: &str, text: &Option<String>, otherwise| {
         text.as_ref().map_or(Ok(otherwise), |t| moment(field, t, app.now_ms()))
     };
@@ -390,11 +419,8 @@ pub(crate) async fn list_feedback(
     query: Result<Query<FeedbackQuery>, axum::extract::rejection::QueryRejection>,
     headers: HeaderMap,
 ) -> ApiResult<Response<Full<Bytes>>> {
-    let caller = app.keys().caller(&headers, app.now_ms())?;
     let _in_flight = app.enter()?;
-    let model = model_name(&model)?;
-    caller.may(Scope::Read, Some(model.as_str()))?;
-    app.live().published().get(model.as_str()).ok_or_else(|| ApiError::no_model(model.as_str()))?;
+    let (_, model, _) = listing(&app, &headers, &model).await?;
     let Query(query) = query.map_err(|e| ApiError::field("query", e.body_text()))?;
     let from_ms = query.since.as_ref().map_or(Ok(0), |text| moment("since", text, app.now_ms()))?;
     let from = begin(&app, query.cursor.as_ref())?;

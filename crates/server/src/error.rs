@@ -67,6 +67,8 @@ codes! {
     ModelNotFound "model_not_found" 404 false "create the model, or correct its name";
     /// The model answers no more.
     ModelArchived "model_archived" 410 false "ask another model, or `pawl model unarchive` it";
+    /// The model is gone, and its name stays taken.
+    ModelDeleted "model_deleted" 410 false "choose another name; what it decided can be listed until it is trimmed";
     /// Only an archived model may be deleted.
     NotArchived "not_archived" 409 false "`pawl model archive` it first, and see that nobody misses it";
     /// A policy was asked to predict, or another model to choose.

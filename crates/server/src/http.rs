@@ -17,7 +17,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
 };
-use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
     error::{ApiError, ApiResult, Code},
     explain, feedback, hash_key, health, learner, levers, models, openapi, predict, report,
     request_id::RequestId,
-    tls::{self, Tls},
+    tls::Tls,
     versions,
 };
 
@@ -61,32 +60,28 @@ pub async fn serve(app: Arc<App>) -> Result<Running, StartError> {
     if !wanted.ip().is_loopback() && !config.insecure && !app.keys().any(app.now_ms()) {
         return Err(StartError::Unprotected(wanted));
     }
-    let tls = config.tls.is_on().then(|| Tls::open(&config.tls)).transpose();
-    let (certificate, acceptor) = tls.map_err(StartError::Tls)?.unzip();
     let refused = |why| StartError::Listen { address: wanted, why };
     let listener = TcpListener::bind(wanted).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let count = if config.workers == 0 { cores } else { config.workers };
     let (stop, stopped) = watch::channel(false);
+    let tls = Tls::open(&app, &stopped).map_err(StartError::Tls)?;
     let mut workers = Vec::new();
     let mut queues = Vec::new();
     for i in 0..count {
         let (queue, connections) = mpsc::channel::<Accepted>(64);
         queues.push(queue);
-        let (app, acceptor, stopped) = (app.clone(), acceptor.clone(), stopped.clone());
+        let (app, tls, stopped) = (app.clone(), tls.clone(), stopped.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Start)?;
-        let work = move || runtime.block_on(worker(app, acceptor, connections, stopped));
+        let work = move || runtime.block_on(worker(app, tls, connections, stopped));
         let thread = thread::Builder::new().name(format!("pawl-http-{i}")).spawn(work);
         workers.push(thread.map_err(StartError::Start)?);
     }
     let room = Arc::new(Semaphore::new(config.limits.connections));
-    if let Some(certificate) = certificate {
-        tokio::spawn(certificate.watch(app.clone(), stopped.clone()));
-    }
     tokio::spawn(accept(listener, queues, room, stopped));
-    let scheme = if acceptor.is_some() { "https" } else { "http" };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     Ok(Running { address, scheme, app, stop, workers })
 }
 
@@ -171,7 +166,7 @@ async fn accept(
 /// Serves connections until told to stop, then drains them.
 async fn worker(
     app: Arc<App>,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     mut connections: mpsc::Receiver<Accepted>,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -187,14 +182,14 @@ async fn worker(
         // The stream was registered with the accepting runtime: register it with this one.
         let Ok(stream) = stream.into_std().and_then(TcpStream::from_std) else { continue };
         let (app, router, mut stopped) = (app.clone(), router.clone(), stopped.clone());
-        let acceptor = acceptor.clone();
+        let tls = tls.clone();
         open.spawn(async move {
             let _place = place;
-            let Some(acceptor) = acceptor else {
+            let Some(tls) = tls else {
                 return converse(&app, &router, stream, stopped).await;
             };
             let shaken = tokio::select! {
-                shaken = tls::accept(&acceptor, stream) => shaken,
+                shaken = tls.accept(stream) => shaken,
                 () = told(&mut stopped) => None,
             };
             if let Some(stream) = shaken {

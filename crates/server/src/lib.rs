@@ -29,7 +29,7 @@ mod report;
 mod request_id;
 mod requests;
 mod sessions;
-mod tls;
+pub mod tls;
 mod versions;
 
 pub use app::{App, StartError};

@@ -40,6 +40,12 @@ pub const CONTRACT: &[(&str, &str, &str, &str)] = &[
         "",
         "1 while the files of `tls` cannot be used and the certificate before them is served",
     ),
+    (
+        "tls_not_after_seconds",
+        "gauge",
+        "",
+        "Unix time at which the certificate ends; 0 without TLS",
+    ),
     ("learning_stopped", "gauge", "", "1 if the fold has stopped"),
     ("snapshot_age_seconds", "gauge", "model", "Since the snapshot that answers was published"),
     ("decisions", "counter", "model", "Decisions folded"),
@@ -152,6 +158,8 @@ pub struct Metrics {
     pub unknown: Counter,
     /// 1 while the files of the certificate cannot be used.
     pub tls_stale: Gauge,
+    /// Unix time in seconds at which the certificate ends.
+    pub tls_not_after: Gauge,
 }
 
 impl Default for Metrics {
@@ -163,6 +171,7 @@ impl Default for Metrics {
             missing: Counter::default(),
             unknown: Counter::default(),
             tls_stale: Gauge::default(),
+            tls_not_after: Gauge::default(),
         }
     }
 }
@@ -200,7 +209,11 @@ impl Metrics {
         ] {
             registry.register(name, help(name), counter.clone());
         }
-        registry.register("tls_stale", help("tls_stale"), self.tls_stale.clone());
+        for (name, gauge) in
+            [("tls_stale", &self.tls_stale), ("tls_not_after_seconds", &self.tls_not_after)]
+        {
+            registry.register(name, help(name), gauge.clone());
+        }
         let log = app.log();
         for (name, value) in [
             ("log_bytes", log.bytes()),

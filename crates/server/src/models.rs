@@ -30,7 +30,8 @@ use crate::{
 
 pub(crate) fn refused(e: RegistryError) -> ApiError {
     let code = match &e {
-        RegistryError::Exists { .. } | RegistryError::Deleted(_) => Code::AlreadyExists,
+        RegistryError::Exists { .. } => Code::AlreadyExists,
+        RegistryError::Deleted(_) => Code::ModelDeleted,
         RegistryError::NotArchived(_) => Code::NotArchived,
         RegistryError::NotFound { what: "model", .. } => Code::ModelNotFound,
         RegistryError::NotFound { .. } => Code::KeyNotFound,
@@ -39,6 +40,7 @@ pub(crate) fn refused(e: RegistryError) -> ApiError {
         RegistryError::Conflict { .. } => Code::Conflict,
         RegistryError::Database(_)
         | RegistryError::Migration(_)
+        | RegistryError::Copy { .. }
         | RegistryError::Corrupt { .. } => {
             return ApiError::internal(e);
         }
@@ -215,7 +217,11 @@ pub(crate) async fn show(
     let (asked, wanted) = (app.clone(), name.clone());
     let inspected = tokio::task::spawn_blocking(move || asked.live().model(wanted)).await;
     let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
-    let known = found.ok_or_else(|| ApiError::no_model(name.as_str()))?;
+    let deleted = last_change.as_ref().is_some_and(|c| c.action == "model.delete");
+    let known = found.ok_or_else(|| match deleted {
+        true => refused(RegistryError::Deleted(name.clone())),
+        false => ApiError::no_model(name.as_str()),
+    })?;
     let (state, position) = (known.model, known.position);
     let production = rows.iter().find(|r| r.stage == "production");
     let value = json!({

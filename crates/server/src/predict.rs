@@ -253,7 +253,7 @@ fn predicted(
         caller: event::Caller {
             principal: caller.principal(),
             request_id: request_id.cloned(),
-            body_hash: request_id.map(|_| xxhash_rust::xxh3::xxh3_64(text.as_bytes())),
+            body_hash: request_id.map(|_| app.request_hash(text)),
             ..event::Caller::default()
         },
         metrics: prediction.named(spec),
@@ -285,8 +285,7 @@ fn instance(
                     let detail = "`request_ids`: it was used for an example; use a new one";
                     return Err(ApiError::new(Code::RequestIdReused, detail));
                 };
-                let hash = Some(xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
-                if d.caller.request_id.as_ref() != Some(id) || d.caller.body_hash != hash {
+                if !app.answered(&d, Some(id), text) {
                     let detail = "`request_ids`: it was used for another instance; use a new one";
                     return Err(ApiError::new(Code::RequestIdReused, detail));
                 }

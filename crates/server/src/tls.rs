@@ -1,6 +1,6 @@
 //! TLS: a certificate and its key from two files, taken anew when they change.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -13,20 +13,21 @@ use tokio_rustls::{
     TlsAcceptor,
     rustls::{
         ServerConfig,
-        crypto::{CryptoProvider, aws_lc_rs},
+        crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-        server::{ClientHello, ResolvesServerCert},
-        sign::CertifiedKey,
     },
     server::TlsStream,
 };
+use x509_cert::{Certificate, der::Decode as _};
 
-use crate::{app::App, config::Tls as Files, http::told};
+use crate::{app::App, config, http::told};
 
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client may take to shake hands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest file.
+const FILE_MAX: u64 = 1 << 20;
 /// The first byte of a TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 /// What a client reads that speaks plain HTTP here.
@@ -39,73 +40,126 @@ struct Pem {
     key: Vec<u8>,
 }
 
+/// What is made of it. Each has its own sessions: none outlives its certificate.
+struct Taken {
+    config: Arc<ServerConfig>,
+    /// Unix time in seconds at which the first certificate of the chain ends that does.
+    not_after: u64,
+}
+
 /// Ends TLS with the certificate that the files held when they could last be used.
 pub(crate) struct Tls {
-    files: Files,
-    provider: CryptoProvider,
-    current: ArcSwap<CertifiedKey>,
+    files: config::Tls,
+    current: ArcSwap<ServerConfig>,
 }
 
-impl core::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+fn read(field: &str, path: &Path) -> Result<Vec<u8>, String> {
+    let wrong = |why: String| format!("`tls.{field}`: cannot read `{}`: {why}", path.display());
+    let file = fs::metadata(path).map_err(|e| wrong(e.to_string()))?;
+    // A pipe would be waited for.
+    if !file.is_file() || file.len() > FILE_MAX {
+        return Err(wrong(format!("it is not a file of at most {FILE_MAX} bytes")));
     }
-}
-
-impl ResolvesServerCert for Tls {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
-    }
+    fs::read(path).map_err(|e| wrong(e.to_string()))
 }
 
 impl Pem {
-    fn read(files: &Files) -> Result<Self, String> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|e| format!("cannot read `{}`: {e}", path.display()))
-        };
-        Ok(Self { cert: read(&files.cert)?, key: read(&files.key)? })
+    fn read(files: &config::Tls) -> Result<Self, String> {
+        Ok(Self { cert: read("cert", &files.cert)?, key: read("key", &files.key)? })
     }
 
-    fn certified(&self, files: &Files, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
-        let (cert, key) = (files.cert.display(), files.key.display());
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&self.cert)
-            .collect::<Result<_, _>>()
-            .map_err(|e| format!("`tls.cert`: `{cert}` is not PEM: {e}"))?;
-        if chain.is_empty() {
-            return Err(format!("`tls.cert`: `{cert}` holds no certificate in PEM"));
+    /// The certificates, and when the first of them ends.
+    fn chain(&self, shown: &str) -> Result<(Vec<CertificateDer<'static>>, u64), String> {
+        let no_pem = |e| format!("`tls.cert`: `{shown}` is not PEM: {e}");
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(&self.cert).collect::<Result<_, _>>().map_err(no_pem)?;
+        let mut not_after = None;
+        for (i, der) in chain.iter().enumerate() {
+            let broken =
+                |e| format!("`tls.cert`: certificate {} of `{shown}` is broken: {e}", i + 1);
+            let certificate = Certificate::from_der(der).map_err(broken)?;
+            let ends = certificate.tbs_certificate().validity().not_after;
+            let ends = ends.to_unix_duration().as_secs();
+            not_after = Some(not_after.map_or(ends, |first: u64| first.min(ends)));
         }
-        let private = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|e| format!("`tls.key`: `{key}` holds no private key in PEM: {e}"))?;
-        CertifiedKey::from_der(chain, private, provider)
-            .map_err(|e| format!("`{cert}` and `{key}` do not go together: {e}"))
+        match not_after {
+            Some(not_after) => Ok((chain, not_after)),
+            None => Err(format!("`tls.cert`: `{shown}` holds no certificate in PEM")),
+        }
+    }
+
+    fn private_key(&self, shown: &str) -> Result<PrivateKeyDer<'static>, String> {
+        if self.key.windows(9).any(|w| w == b"ENCRYPTED") {
+            return Err(format!(
+                "`tls.key`: `{shown}` is encrypted, and nobody is there to be asked: `openssl pkey -in {shown} -out FILE` decrypts it"
+            ));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|e| format!("`tls.key`: `{shown}` holds no private key in PEM: {e}"))?;
+        match aws_lc_rs::sign::any_supported_type(&key) {
+            Ok(_) => Ok(key),
+            Err(_) => Err(format!(
+                "`tls.key`: `{shown}` is no key that can be served: RSA of 2048 bits or more, P-256, P-384, P-521, or Ed25519"
+            )),
+        }
+    }
+
+    fn take(&self, files: &config::Tls) -> Result<Taken, String> {
+        let (cert, key) = (files.cert.display().to_string(), files.key.display().to_string());
+        let (chain, not_after) = self.chain(&cert)?;
+        let private = self.private_key(&key)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_no_client_auth()
+            .with_single_cert(chain, private)
+            .map_err(|e| format!("`tls.cert` `{cert}` is not of the key `{key}`: {e}"))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Taken { config: Arc::new(config), not_after })
+    }
+}
+
+/// Whether a server could serve with these files.
+///
+/// # Errors
+/// If it could not; the message names the file.
+pub fn check(files: &config::Tls) -> Result<(), String> {
+    if files.is_on() { Pem::read(files)?.take(files).map(drop) } else { Ok(()) }
+}
+
+fn tell(app: &App, taken: &Taken) {
+    app.metrics().tls_stale.set(0);
+    app.metrics().tls_not_after.set(taken.not_after.cast_signed());
+    if taken.not_after * 1000 <= app.now_ms() {
+        tracing::warn!(not_after = taken.not_after, "the certificate of `tls.cert` has expired");
     }
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the files, and watches them from then on.
     ///
     /// # Errors
     /// If they cannot be used; the message names the file.
-    pub(crate) fn open(files: &Files) -> Result<(Arc<Self>, TlsAcceptor), String> {
-        let provider = aws_lc_rs::default_provider();
-        let first = Pem::read(files)?.certified(files, &provider)?;
-        let tls = Arc::new(Self {
-            files: files.clone(),
-            provider: provider.clone(),
-            current: ArcSwap::from_pointee(first),
-        });
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_no_client_auth()
-            .with_cert_resolver(tls.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok((tls, TlsAcceptor::from(Arc::new(config))))
+    pub(crate) fn open(
+        app: &Arc<App>,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<Option<Arc<Self>>, String> {
+        let files = app.config().tls.clone();
+        if !files.is_on() {
+            return Ok(None);
+        }
+        let pem = Pem::read(&files)?;
+        let taken = pem.take(&files)?;
+        tell(app, &taken);
+        let tls = Arc::new(Self { files, current: ArcSwap::new(taken.config) });
+        tokio::spawn(tls.clone().watch(pem, app.clone(), stopped.clone()));
+        Ok(Some(tls))
     }
 
     /// Takes the files anew whenever they hold something else; while that cannot be used, what was served before is.
-    pub(crate) async fn watch(self: Arc<Self>, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
-        let mut seen = None;
+    async fn watch(self: Arc<Self>, first: Pem, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
+        let mut seen = Ok(first);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -115,44 +169,40 @@ impl Tls {
             let Ok(read) = tokio::task::spawn_blocking(move || Pem::read(&files)).await else {
                 continue;
             };
-            if seen.as_ref() == Some(&read) {
+            if seen == read {
                 continue;
             }
-            let first = seen.is_none();
             let taken = read.as_ref().map_err(Clone::clone);
-            match taken.and_then(|pem| pem.certified(&self.files, &self.provider)) {
-                Ok(now) => {
-                    let same = now.cert == self.current.load().cert;
-                    self.current.store(Arc::new(now));
-                    app.metrics().tls_stale.set(0);
-                    if !(first && same) {
-                        tracing::info!("took the certificate of `tls.cert` anew");
-                    }
+            match taken.and_then(|pem| pem.take(&self.files)) {
+                Ok(taken) => {
+                    tell(&app, &taken);
+                    self.current.store(taken.config);
+                    let not_after = taken.not_after;
+                    tracing::info!(not_after, "took the certificate of `tls.cert` anew");
                 }
                 Err(why) => {
                     app.metrics().tls_stale.set(1);
                     tracing::warn!(%why, "the new certificate cannot be used: the one before is served");
                 }
             }
-            seen = Some(read);
+            seen = read;
         }
     }
-}
 
-/// Shakes hands. `None` where the client does not, or speaks plain HTTP, which it is told.
-pub(crate) async fn accept(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-) -> Option<TlsStream<TcpStream>> {
-    let shaken = timeout(HANDSHAKE_TIMEOUT, async {
-        let mut first = [0];
-        if stream.peek(&mut first).await.is_ok_and(|n| n == 1) && first[0] != HANDSHAKE {
-            refuse(stream).await;
-            return None;
-        }
-        acceptor.accept(stream).await.inspect_err(|e| tracing::debug!(%e, "no TLS handshake")).ok()
-    });
-    shaken.await.unwrap_or_default()
+    /// Shakes hands. `None` where the client does not, or speaks plain HTTP, which it is told.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(self.current.load_full());
+        let shaken = timeout(HANDSHAKE_TIMEOUT, async {
+            let mut first = [0];
+            if stream.peek(&mut first).await.is_ok_and(|n| n == 1) && first[0] != HANDSHAKE {
+                refuse(stream).await;
+                return None;
+            }
+            let failed = |e: &std::io::Error| tracing::debug!(%e, "no TLS handshake");
+            acceptor.accept(stream).await.inspect_err(failed).ok()
+        });
+        shaken.await.unwrap_or_default()
+    }
 }
 
 async fn refuse(mut stream: TcpStream) {

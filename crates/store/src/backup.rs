@@ -10,6 +10,8 @@ use std::{
 use pawl_domain::{Position, Sha256};
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{private_dir, private_file};
+
 /// The version of this format.
 const FORMAT: u32 = 1;
 /// First word of the manifest's first line, before its digest.
@@ -170,11 +172,12 @@ pub fn put(directory: &Path, entry: &Entry, bytes: &[u8]) -> Result<bool, Backup
 /// Writes a file so that after a crash it is there in full or not at all.
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
     let parent = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(parent).map_err(at(parent))?;
+    private_dir(parent).map_err(at(parent))?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);
-    let mut file = File::create(&beside).map_err(at(&beside))?;
+    let mut file = private_file(&beside).map_err(at(&beside))?;
+    file.set_len(0).map_err(at(&beside))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&beside))?;
     fs::rename(&beside, path).map_err(at(path))?;
     File::open(parent).and_then(|d| d.sync_all()).map_err(at(parent))

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -105,6 +105,32 @@ pub fn read_whole(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Creates a directory where it is missing, for its owner alone: contexts and keys are in it. Those above it are as usual.
+///
+/// # Errors
+/// If it cannot be created.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        fs::create_dir_all(above)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        done => done,
+    }
+}
+
+/// Opens a file for reading and writing, and creates it where it is missing, for its owner alone.
+///
+/// # Errors
+/// If it cannot be opened.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)
+}
+
 /// A directory of the file system, locked for one process.
 #[derive(Debug)]
 pub struct RealDisk {
@@ -118,9 +144,9 @@ impl RealDisk {
     /// # Errors
     /// If it cannot be created, or another process holds the lock.
     pub fn open(root: &Path) -> io::Result<Self> {
-        fs::create_dir_all(root)?;
+        private_dir(root)?;
         let path = root.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        let lock = private_file(&path)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
             |_| {
                 io::Error::other(format!(
@@ -148,11 +174,9 @@ impl Disk for RealDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.root.join(path);
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
+            private_dir(dir)?;
         }
-        let file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile(private_file(&path)?)))
     }
 
     fn open_existing(&self, path: &str) -> io::Result<Option<Arc<dyn DiskFile>>> {

@@ -1,6 +1,8 @@
 //! The registry: models, versions, keys. Each change appends one row to `changes`, in the same transaction.
 
 mod keys;
+mod look;
+mod secret;
 mod versions;
 
 use std::{path::Path, sync::Arc};
@@ -17,7 +19,9 @@ use sqlx::{
     },
 };
 
+use crate::disk::{private_dir, private_file};
 pub use keys::{Key, NewKey, Scope};
+pub use secret::HashSecret;
 pub use versions::VersionRow;
 
 /// Why the registry refused.
@@ -29,6 +33,16 @@ pub enum RegistryError {
     /// The schema could not be brought up to date.
     #[error("the registry's schema cannot be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// A copy to look into cannot be made.
+    #[error("`{from}` cannot be copied to `{to}`: {why}; TMPDIR says where copies are made")]
+    Copy {
+        /// Which.
+        from: String,
+        /// Where to.
+        to: String,
+        /// The reason.
+        why: std::io::Error,
+    },
     /// A name is taken.
     #[error("{what} `{name}` exists already")]
     Exists {
@@ -102,7 +116,7 @@ pub struct ChangeRow {
     pub sha256: String,
 }
 
-/// The action of a row that changed nothing: contexts were read.
+/// The action of a row that changed nothing: contexts were read. Such actions end in `.read`, and no others do.
 const READING: &str = "context.read";
 /// The same: the key was read under which a model's words are hashed.
 const KEY_READING: &str = "hash_key.read";
@@ -125,32 +139,6 @@ pub struct Registry {
     hash_secret: HashSecret,
 }
 
-/// The secret under which words of contexts are hashed.
-#[derive(Clone, Copy)]
-pub struct HashSecret([u8; 32]);
-
-impl core::fmt::Debug for HashSecret {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("HashSecret")
-    }
-}
-
-impl HashSecret {
-    /// Its bytes.
-    #[must_use]
-    pub const fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    async fn read(pool: &SqlitePool) -> Result<Self, RegistryError> {
-        let rows = sqlx::query("SELECT secret FROM hash_secret").fetch_all(pool).await?;
-        let secret: Option<Vec<u8>> = rows.first().map(|r| r.try_get("secret")).transpose()?;
-        let secret = secret.and_then(|bytes| bytes.try_into().ok());
-        let none = || RegistryError::Corrupt { what: "a secret", value: "nothing".to_owned() };
-        secret.map(Self).ok_or_else(none)
-    }
-}
-
 struct NewChange<'a> {
     action: &'a str,
     subject: &'a str,
@@ -167,49 +155,13 @@ fn number(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
     Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
 }
 
-/// The migration that made the secret.
-const HASH_SECRET: i64 = 4;
-
-/// A copy of a database: opening the database itself would make files beside it.
-struct Copied {
-    dir: std::path::PathBuf,
-    pool: SqlitePool,
-}
-
-impl Copied {
-    async fn open(path: &Path) -> Result<Self, RegistryError> {
-        let dir = std::env::temp_dir().join(format!("pawl-check-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).map_err(sqlx::Error::Io)?;
-        let copy = dir.join("registry.sqlite");
-        std::fs::copy(path, &copy).map_err(sqlx::Error::Io)?;
-        let wal = path.with_extension("sqlite-wal");
-        if wal.exists() {
-            std::fs::copy(wal, dir.join("registry.sqlite-wal")).map_err(sqlx::Error::Io)?;
-        }
-        let options = SqliteConnectOptions::new().filename(&copy);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-        Ok(Self { dir, pool })
-    }
-
-    /// The migrations that were run on it.
-    async fn migrations(&self) -> Result<Vec<i64>, RegistryError> {
-        let rows =
-            sqlx::query("SELECT version FROM _sqlx_migrations").fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(|row| row.try_get("version")).collect::<Result<_, _>>()?)
-    }
-
-    async fn remove(self) -> Result<(), RegistryError> {
-        self.pool.close().await;
-        Ok(std::fs::remove_dir_all(&self.dir).map_err(sqlx::Error::Io)?)
-    }
-}
-
 impl Registry {
     /// Opens the database at `path`, creates it if needed, and brings its schema up to date.
     ///
     /// # Errors
     /// If it cannot be opened.
     pub async fn open(path: &Path) -> Result<Self, RegistryError> {
+        secret::private_files(path).map_err(sqlx::Error::Io)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -228,38 +180,6 @@ impl Registry {
         &self.hash_secret
     }
 
-    /// The same of the database at `path`, without opening it for good. `None` if it is older than the secret.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub async fn hash_secret_of(path: &Path) -> Result<Option<HashSecret>, RegistryError> {
-        let copy = Copied::open(path).await?;
-        let secret = match copy.migrations().await {
-            Ok(done) if !done.contains(&HASH_SECRET) => Ok(None),
-            Ok(_) => HashSecret::read(&copy.pool).await.map(Some),
-            Err(e) => Err(e),
-        };
-        copy.remove().await?;
-        secret
-    }
-
-    /// What opening the database at `path` would change of its schema, without opening it for that.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub async fn pending(path: &Path) -> Result<Vec<String>, RegistryError> {
-        let migrations = sqlx::migrate!("./migrations");
-        let named = |m: &sqlx::migrate::Migration| format!("{:04}_{}", m.version, m.description);
-        if !path.exists() {
-            return Ok(Vec::new());
-        }
-        let copy = Copied::open(path).await?;
-        let done = copy.migrations().await;
-        copy.remove().await?;
-        let done = done?;
-        Ok(migrations.iter().filter(|m| !done.contains(&m.version)).map(named).collect())
-    }
-
     /// Whether the database answers.
     ///
     /// # Errors
@@ -276,13 +196,14 @@ impl Registry {
     pub async fn copy_to(&self, path: &Path) -> Result<(), RegistryError> {
         let failed = |e: std::io::Error| RegistryError::Database(sqlx::Error::Io(e));
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(failed)?;
+            private_dir(parent).map_err(failed)?;
         }
         let beside = path.with_extension("part");
         match std::fs::remove_file(&beside) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
             _ => {}
         }
+        private_file(&beside).map_err(failed)?; // SQLite takes an empty file
         sqlx::query("VACUUM INTO ?")
             .bind(beside.to_string_lossy().into_owned())
             .execute(&self.pool)
@@ -453,10 +374,9 @@ impl Registry {
     pub async fn last_change(&self, model: &ModelName) -> Result<Option<ChangeRow>, RegistryError> {
         let row = sqlx::query(
             "SELECT * FROM changes WHERE (subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@') \
-             AND action != ?2 ORDER BY seq DESC LIMIT 1",
+             AND action NOT LIKE '%.read' ORDER BY seq DESC LIMIT 1",
         )
         .bind(model.as_str())
-        .bind(READING)
         .fetch_optional(&self.pool)
         .await?;
         row.as_ref().map(change_row).transpose()
@@ -474,12 +394,11 @@ impl Registry {
     ) -> Result<Vec<ChangeRow>, RegistryError> {
         let rows = sqlx::query(
             "SELECT * FROM changes WHERE (subject = ?1 OR substr(subject, 1, length(?1) + 1) = ?1 || '@') \
-             AND at_ms >= ?2 AND action != ?4 ORDER BY seq DESC LIMIT ?3",
+             AND at_ms >= ?2 AND action NOT LIKE '%.read' ORDER BY seq DESC LIMIT ?3",
         )
         .bind(model.as_str())
         .bind(from_ms.cast_signed())
         .bind(limit)
-        .bind(READING)
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(change_row).collect()

@@ -13,10 +13,7 @@ use pawl_model::Views;
 use semver::Version;
 use serde_json::{Value, json};
 
-use super::{
-    model::{list, text},
-    read_spec,
-};
+use super::{model::text, read_spec};
 use crate::client::{Server, segment};
 
 /// Options of `pawl apply`.
@@ -42,19 +39,13 @@ impl Apply {
     pub fn run(&self, server: &Server) -> Result<()> {
         let specs: Vec<CheckedSpec> =
             files(&self.file)?.iter().map(|f| read_spec(f)).collect::<Result<_>>()?;
-        let models = server.get("/v1/models")?;
-        let known: Vec<&str> = list(&models["models"]).filter_map(|m| m["name"].as_str()).collect();
         let mut plans = Vec::new();
         for (i, spec) in specs.iter().enumerate() {
             let name = spec.name();
             if specs[..i].iter().any(|s| s.name() == name) {
                 bail!("two files say what `{name}` is; leave one");
             }
-            plans.push(if known.contains(&name.as_str()) {
-                plan(server, spec)?
-            } else {
-                Plan::Create
-            });
+            plans.push(plan(server, spec)?);
         }
         let mut done = Vec::new();
         for (spec, plan) in specs.iter().zip(&plans) {
@@ -104,7 +95,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn plan(server: &Server, spec: &CheckedSpec) -> Result<Plan> {
-    let reply = server.get(&format!("/v1/models/{}", segment(spec.name().as_str())))?;
+    let path = format!("/v1/models/{}", segment(spec.name().as_str()));
+    let Some(reply) = server.download_if_there(&path)? else { return Ok(Plan::Create) };
+    let reply: Value = serde_json::from_slice(&reply)?;
     let from: Version = text(&reply, "production").parse()?;
     let old = CheckedSpec::from_json(&reply["spec"].to_string()).map_err(anyhow::Error::msg)?;
     let differences = bump::differences(&old, spec);

@@ -11,6 +11,9 @@ use pawl_server::{
     config::{LogFormat, LogLevel, Logging},
 };
 
+/// How long a stopped server waits for threads that do not end.
+const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Options of `pawl serve`.
 #[derive(Args, Debug)]
 pub struct Serve {
@@ -54,12 +57,15 @@ impl Serve {
     /// Runs the server until it is told to stop.
     pub fn run(&self) -> Result<()> {
         if self.check {
-            return check::run(&self.config()?.data);
+            let config = self.config()?;
+            pawl_server::tls::check(&config.tls)
+                .map_err(|e| anyhow!("a start would be refused: {e}"))?;
+            return check::run(&config.data);
         }
         let config = self.config()?;
         log_to_stderr(config.logging);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+        let served = runtime.block_on(async {
             let data = config.data.display().to_string();
             let app = App::open(config, self.accept_loss).await?;
             let recovery = app.recovery();
@@ -79,7 +85,10 @@ impl Serve {
             tracing::info!("stopping");
             running.stop().await;
             Ok(())
-        })
+        });
+        // What still waits, for a file system that hangs say, is not waited for.
+        runtime.shutdown_timeout(STOP_TIMEOUT);
+        served
     }
 }
 

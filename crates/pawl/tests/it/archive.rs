@@ -51,8 +51,15 @@ fn an_archived_model_learns_on_and_a_deleted_one_is_gone() {
     }
     let spec = dir.path().join("router.toml");
     std::fs::write(&spec, crate::process::ROUTER).unwrap();
-    let (done, told) = pawl(&server, &["model", "create", spec.to_str().unwrap()]);
-    assert!(!done && told.contains("was deleted") && told.contains("another name"), "{told}");
+    for arguments in [&["model", "create"][..], &["apply", "-f"], &["apply", "--dry-run", "-f"]] {
+        let (done, told) = pawl(&server, &[arguments, &[spec.to_str().unwrap()]].concat());
+        assert!(!done && told.contains("was deleted") && told.contains("another name"), "{told}");
+    }
+    // What it decided, and what came of that, can be read until it is trimmed.
+    let decisions = server.json("/v1/models/router/decisions")["decisions"].clone();
+    let feedback = server.json("/v1/models/router/feedback")["feedback"].clone();
+    assert!(decisions.as_array().unwrap().len() >= 3 && !feedback.as_array().unwrap().is_empty());
+    server.json(&format!("/v1/decisions/{}", decisions[0]["decision_id"].as_str().unwrap()));
     std::fs::write(&spec, crate::process::ROUTER.replace("\"router\"", "\"second\"")).unwrap();
     assert!(pawl(&server, &["model", "create", spec.to_str().unwrap()]).0);
     server.ok("/v1/models/second/decide", r#"{"context": {"prompt_tokens": 5}}"#);

@@ -119,10 +119,13 @@ fn decisions_are_listed_by_what_they_say_and_followed() {
     assert_eq!(count(&["--outcome", "sticky"]), 0);
     assert_eq!((count(&["--since", "1h"]), count(&["--until", "1h"])), (100, 0));
     assert_eq!(run(&server, &["decision", "list", "m", "--limit", "7"]).lines().count(), 7);
-    let refused = server.command(&["decision", "list", "m", "--since", "soon"]);
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        !refused.status.success() && told.contains("`since`") && told.contains("RFC 3339"),
-        "{told}"
-    );
+    for (option, value, expected) in [
+        ("--since", "soon", "RFC 3339"),
+        ("--action", "aa", "did you mean `a`?"),
+        ("--outcome", "okay", "ok, fallback, sticky or elsewhere"),
+    ] {
+        let refused = server.command(&["decision", "list", "m", option, value]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(expected), "{told}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `log = "encoded"`: what the log keeps of words is under a key of the data directory, and what is learned goes with it.
 
-use std::path::Path;
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use serde_json::{Value, json};
 
@@ -78,6 +78,11 @@ fn a_word_is_a_slot_that_its_directory_alone_knows() {
     let data = dirs[0].path().join("data");
     let mut server = Server::start(&data, &[]);
     create(&server, ROUTER);
+    // The key in it is its owner's alone.
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let registry = data.join("registry.sqlite");
+    assert_eq!((mode(&data), mode(&registry)), (0o700, 0o600));
+    assert_eq!(mode(&registry.with_extension("sqlite-wal")), 0o600);
     let first = kept(&server);
     assert_eq!(kept(&server), first);
     assert!((0..5).all(|k| slots(&first[k], "prompt").len() == 3));
@@ -107,6 +112,47 @@ fn a_word_is_a_slot_that_its_directory_alone_knows() {
     let elsewhere = kept(&other);
     let same = |f| (0..5).filter(|k| slots(&elsewhere[*k], f) == slots(&first[*k], f)).count();
     assert!(same("user") < 2 && same("prompt") == 0, "{elsewhere:?}");
+}
+
+/// The record of a request with an id tells a repetition from another request, and nobody who guesses its body whether he is
+/// right: not by an unkeyed hash, and after an erasure by none.
+#[test]
+fn a_request_cannot_be_guessed_from_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &[]);
+    create(&server, ROUTER);
+    let body = |user: &str| {
+        let context = json!({"user": user, "prompt": "hello"});
+        json!({"request_id": "r1", "targeting_key": "u42", "context": context}).to_string()
+    };
+    let first = server.ok("/v1/models/router/decide", &body("alice"));
+    assert_eq!(server.ok("/v1/models/router/decide", &body("alice")), first);
+    let (status, code, _) = server.refused("/v1/models/router/decide", &body("bob"));
+    assert_eq!((status, code.as_str()), (409, "request_id_reused"));
+    let record = || {
+        let disk = std::sync::Arc::new(pawl_store::RealDisk::look_into(&data).unwrap());
+        let config = pawl_store::log::Config { read_only: true, ..Default::default() };
+        let (log, _) = pawl_store::Log::open(disk, config, 0, false).unwrap();
+        let mut reader = std::sync::Arc::new(log).reader(0);
+        loop {
+            if let pawl_domain::Event::Decided(d) = reader.next_entry().unwrap().unwrap().event {
+                return d;
+            }
+        }
+    };
+    let before = record();
+    let hash = before.caller.body_hash.unwrap();
+    assert_ne!(hash, xxhash_rust::xxh3::xxh3_64(body("alice").as_bytes()));
+    let erased = server.command(&["erase", "--targeting-key", "u42"]);
+    assert!(erased.status.success(), "{erased:?}");
+    // Ten bytes in the log can be any of 2^63 numbers: one is left of them.
+    let after = record().caller.body_hash.unwrap();
+    assert!(after != hash && after.is_power_of_two(), "{after}");
+    assert_eq!(
+        server.ok("/v1/models/router/decide", &body("alice"))["decision_id"],
+        first["decision_id"]
+    );
 }
 
 fn leaves(server: &Server, plan: &str) -> f64 {

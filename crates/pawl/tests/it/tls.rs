@@ -122,6 +122,17 @@ fn a_client_trusts_whom_it_was_told_to() {
     let plain = base.replace("https", "http");
     let (code, said) = run(&["model", "list", "--server", &plain]);
     assert!(code == Some(1) && said.contains("use an https:// URL"), "{said}");
+    let (code, said) = run(&["health", "--server", &plain]);
+    assert!(code == Some(1) && said.contains("use an https:// URL"), "{said}");
+    std::fs::write(
+        dir.path().join("junk.pem"),
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
+    let (code, said) = run(&["health", "--server", base, "--ca", &path("junk.pem")]);
+    assert!(code == Some(1) && said.contains("junk.pem"), "{said}");
+    let empty = pawl().args(["spec", "check", "/none"]).env("PAWL_CA", "").output().unwrap();
+    assert_eq!(empty.status.code(), Some(1), "an empty variable is none");
 
     // Who says nothing keeps nobody waiting.
     let address = base.trim_start_matches("https://");
@@ -156,10 +167,27 @@ fn a_certificate_is_renewed_without_a_restart() {
     assert!(server.metrics(&first.client()).is_err());
     assert!(server.metrics(&before).is_ok(), "an open connection goes on");
 
-    std::fs::remove_file(dir.path().join("key.pem")).unwrap();
-    until("a missing file is seen", || stale(&second.client(), 1));
-    std::fs::write(dir.path().join("key.pem"), &second.key).unwrap();
-    until("it is back", || stale(&second.client(), 0));
+    // None of these can be used, and each leaves what was served.
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for breaks in ["missing", "pipe", "intermediate"] {
+        match breaks {
+            "intermediate" => std::fs::write(&cert, format!("{}{broken}", second.cert)).unwrap(),
+            _ => std::fs::remove_file(&key).unwrap(),
+        }
+        if breaks == "pipe" {
+            let made = std::process::Command::new("mkfifo").arg(&key).status().unwrap();
+            assert!(made.success());
+        }
+        until(breaks, || stale(&second.client(), 1));
+        let _pipe = std::fs::remove_file(&key);
+        second.install(dir.path());
+        until("it is back", || stale(&second.client(), 0));
+    }
+    let metrics = server.metrics(&second.client()).unwrap();
+    let ends = metrics.lines().find_map(|l| l.strip_prefix("pawl_tls_not_after_seconds "));
+    // The default of the library that made it.
+    assert_eq!(ends, Some("67090118400"), "4096-01-01T00:00:00Z");
 }
 
 #[test]
@@ -178,12 +206,17 @@ fn a_server_does_not_start_with_what_it_cannot_serve() {
         let (code, said) = serve();
         assert!(code == Some(1) && said.contains(expected), "{expected}: {said}");
     };
-    refused("cert.pem`: No such file");
+    refused("`tls.cert`: cannot read");
     first.install(dir.path());
     std::fs::write(dir.path().join("cert.pem"), "hello").unwrap();
     refused("cert.pem` holds no certificate");
     std::fs::write(dir.path().join("cert.pem"), &second.cert).unwrap();
-    refused("do not go together");
+    refused("is not of the key");
     std::fs::write(dir.path().join("key.pem"), &second.cert).unwrap();
     refused("key.pem` holds no private key");
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    std::fs::write(dir.path().join("key.pem"), encrypted).unwrap();
+    refused("is encrypted");
+    assert!(!dir.path().join("data").exists(), "nothing is made for a server that cannot listen");
 }
