@@ -2,6 +2,7 @@
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     id::Sha256,
@@ -128,11 +129,33 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
         note(Bump::Minor, "learner".to_owned(), "another family");
     }
     if found.is_empty() && old.spec() != new.spec() {
-        let change = "same inputs and outputs, other numbers".to_owned();
-        found.push(Difference { bump: Bump::Patch, field: "spec".to_owned(), change });
+        let json = |spec: &CheckedSpec| serde_json::from_str(&spec.to_json()).unwrap_or_default();
+        leaf_differences("", &json(old), &json(new), &mut found);
     }
     found.sort_by_key(|d| core::cmp::Reverse(d.bump));
     found
+}
+
+/// What differs of two objects that mean the same inputs and outputs, member by member.
+fn leaf_differences(field: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {
+    if old == new {
+        return;
+    }
+    if let (Value::Object(a), Value::Object(b)) = (old, new) {
+        let only_new = b.keys().filter(|key| !a.contains_key(*key));
+        for key in a.keys().chain(only_new) {
+            let dot = if field.is_empty() { "" } else { "." };
+            let of = |object: &Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+            leaf_differences(&format!("{field}{dot}{key}"), &of(a), &of(b), found);
+        }
+        return;
+    }
+    let shown = |value: &Value| match value {
+        Value::Null => "none".to_owned(),
+        value => value.to_string(),
+    };
+    let change = format!("{} → {}", shown(old), shown(new));
+    found.push(Difference { bump: Bump::Patch, field: field.to_owned(), change });
 }
 
 fn class_differences(
@@ -280,6 +303,24 @@ algorithm = "linucb"
         }
         let file = std::fs::read_to_string(path).unwrap();
         assert_eq!(file, documentation(), "run the tests with PAWL_WRITE_DOCS=1");
+    }
+
+    #[test]
+    fn a_patch_says_what_is_other() {
+        let spec = |text: &str| ModelSpec::from_toml(text).unwrap().check().unwrap();
+        let new = BASE
+            .replace("cost = -30.0", "cost = -10.5")
+            .replace("\"linucb\"", "\"linucb\"\nalpha = 0.5");
+        let found = differences(&spec(BASE), &spec(&new));
+        let said: Vec<_> =
+            found.iter().map(|d| (d.bump, d.field.as_str(), d.change.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                (Bump::Patch, "learner.alpha", "none → 0.5"),
+                (Bump::Patch, "objective.weights.cost", "-30.0 → -10.5"),
+            ]
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bits::{Bits, CLOSED};
 use pawl_domain::{
     ActionName, DecisionId, Examples, Happening, ModelName, Position, Value,
-    event::{Decided, Feedback, JoinLimits, Target},
+    event::{Decided, Feedback, JoinLimits, Outcome, Target},
     spec::Kind,
 };
 use serde::{Deserialize, Serialize};
@@ -273,7 +273,8 @@ impl Engine {
             if let Some(action) = model.chosen(decided) {
                 let tally = model.tally_of(&action);
                 tally.decisions += 1;
-                tally.not_by_policy += u64::from(decided.reason.is_some());
+                let elsewhere = decided.outcome == Outcome::Elsewhere;
+                tally.not_by_policy += u64::from(elsewhere || decided.reason.is_some());
                 model.book(decided, &action);
             }
             model.learners_mut().for_each(|e| e.decided(decided.at_ms));

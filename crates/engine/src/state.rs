@@ -125,7 +125,7 @@ pub struct Kept {
 pub struct ActionTally {
     /// Decisions that chose it.
     pub decisions: u64,
-    /// Of these, those that were not the policy's: held back, beyond the ramp, pinned, or a fallback.
+    /// Of these, those that were not the policy's: held back, beyond the ramp, pinned, a fallback, or made elsewhere.
     pub not_by_policy: u64,
     /// Of these, those after which another action was taken.
     pub overridden: u64,

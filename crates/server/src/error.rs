@@ -110,9 +110,9 @@ codes! {
     /// The server is stopping or starting.
     Unavailable "unavailable" 503 true "wait as Retry-After says";
     /// A rewind needs records that are gone.
-    PositionGone "position_gone" 410 false "rewind to a later time, or keep more: `log.max_bytes`, `log.retention`";
+    PositionGone "position_gone" 410 false "rewind to a later time; what is kept is a matter of `log.max_bytes` and `log.retention`, and nothing from before an erasure is";
     /// What is needed to explain is gone.
-    NotExplainable "not_explainable" 410 false "explain sooner, or keep more: `log.max_bytes`, `log.retention`";
+    NotExplainable "not_explainable" 410 false "explain sooner; what is kept is a matter of `log.max_bytes` and `log.retention`, and nothing from before an erasure is";
     /// A fault of the server.
     Internal "internal" 500 true "see the server's log";
 }

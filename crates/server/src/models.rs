@@ -165,6 +165,18 @@ fn describe_tally(t: &Tally) -> Value {
 }
 
 /// What became of an action's decisions; a mean with the half-width of its 95 % interval, by the normal approximation.
+/// Every action that was ever chosen or may be.
+fn describe_actions(model: &Model) -> Value {
+    let mut tallies = model.by_action.clone();
+    if model.production().is_some_and(|e| e.spec().kind() == Kind::Policy) {
+        let of_spec = model.production().into_iter().flat_map(|e| e.spec().actions());
+        for action in of_spec {
+            tallies.entry(action.name.clone()).or_default();
+        }
+    }
+    tallies.iter().map(describe_action).collect::<serde_json::Map<_, _>>().into()
+}
+
 fn describe_action((name, t): (&ActionName, &ActionTally)) -> (String, Value) {
     let metric = |(name, c): (&String, &Count)| {
         let mean = c.sum / c.n;
@@ -233,7 +245,7 @@ pub(crate) async fn show(
         "spec": production.and_then(|r| serde_json::from_str::<Value>(&r.spec).ok()),
         "learners": state.learners().map(|e| describe_learner(e, position)).collect::<Vec<_>>(),
         "feedback": describe_tally(&state.tally),
-        "actions": state.by_action.iter().map(describe_action).collect::<serde_json::Map<_, _>>(),
+        "actions": describe_actions(&state),
         "floors": describe_floors(&state),
         "levers": state.production().map(|e| levers::describe(e.spec(), &state.levers)),
         "supply": {

@@ -44,11 +44,16 @@ impl Bandit {
     }
 
     pub fn learn(&mut self, context: &str, action: u16, metric: &str, value: f64) {
+        assert!(self.learns(context, action, metric, value), "its statistics are degenerate");
+    }
+
+    /// The same of one whose statistics may be damaged. False if they have become degenerate.
+    pub fn learns(&mut self, context: &str, action: u16, metric: &str, value: f64) -> bool {
         let metric = self.spec.metric(metric).unwrap();
         let read = Context::read_logged(&self.spec, context).unwrap();
         let x = Encoded::new(&self.spec, self.views.layout(metric), &read, action);
         let example = Example { metric, action, value, clock: 0, at_ms: 0, weight: 1.0 };
-        self.learner.learn(&self.spec, &self.views, &example, &x, 0).unwrap();
+        self.learner.learn(&self.spec, &self.views, &example, &x, 0).is_ok()
     }
 }
 

@@ -82,7 +82,11 @@ fn a_log_becomes_a_spec_and_warms_a_model() {
     }
     let model = server.json("/v1/models/router");
     let expected = log().lines().filter(|l| l.contains("\"small\"")).count();
-    assert_eq!(model["actions"]["small"]["decisions"], expected);
+    let small = &model["actions"]["small"];
+    assert_eq!(
+        (&small["decisions"], &small["not_by_policy"]),
+        (&expected.into(), &expected.into())
+    );
     let chooses = |task: &str| {
         let body = format!("{{\"context\":{{\"task\":\"{task}\",\"n_chars\":500}}}}");
         server.ok("/v1/models/router/decide", &body)["action"].as_str().unwrap().to_owned()
