@@ -136,6 +136,9 @@ pub fn differences(old: &CheckedSpec, new: &CheckedSpec) -> Vec<Difference> {
     found
 }
 
+/// Longest values of which a change tells both.
+const CHANGE_MAX: usize = 200;
+
 /// What differs of two objects that mean the same inputs and outputs, member by member.
 fn leaf_differences(field: &str, old: &Value, new: &Value, found: &mut Vec<Difference>) {
     if old == new {
@@ -154,7 +157,12 @@ fn leaf_differences(field: &str, old: &Value, new: &Value, found: &mut Vec<Diffe
         Value::Null => "none".to_owned(),
         value => value.to_string(),
     };
-    let change = format!("{} → {}", shown(old), shown(new));
+    let (before, after) = (shown(old), shown(new));
+    // A list of a thousand actions in another order says nothing.
+    let change = match before.len() + after.len() {
+        0..=CHANGE_MAX => format!("{before} → {after}"),
+        _ => "changed".to_owned(),
+    };
     found.push(Difference { bump: Bump::Patch, field: field.to_owned(), change });
 }
 

@@ -179,6 +179,14 @@ pub struct Decided {
     pub metrics: Vec<(String, f64)>,
 }
 
+/// The smallest number that takes as many bytes in the log, seven bits each. A hash is hardly ever one.
+const fn least_of_length(number: u64) -> u64 {
+    match number.checked_ilog2() {
+        Some(bit) => 1 << (bit / 7 * 7),
+        None => 0,
+    }
+}
+
 impl Decided {
     /// Its id, standing at `position`.
     #[must_use]
@@ -199,17 +207,17 @@ impl Decided {
         self.caller.metadata.as_mut().map(empty);
         self.caller.targeting_key.as_mut().map(blank);
         self.caller.session_id.as_mut().map(blank);
-        // It would tell whether a guess is right. The smallest number that takes as many bytes in the log says nothing.
-        self.caller.body_hash = self.caller.body_hash.map(|hash| match hash.checked_ilog2() {
-            Some(bit) => 1_u64 << (bit / 7 * 7),
-            None => 0,
-        });
+        // It would tell whether a guess is right.
+        self.caller.body_hash = self.caller.body_hash.map(least_of_length);
     }
 
-    /// Whether its context was taken out. One that never said anything has no room for the spaces.
+    /// Whether what it says of a person was taken out. One that never said anything has no room to show it.
     #[must_use]
     pub fn is_erased(&self) -> bool {
+        let blank = |text: &String| !text.is_empty() && text.bytes().all(|b| b == b' ');
         self.context.ends_with(' ')
+            || self.caller.targeting_key.as_ref().is_some_and(blank)
+            || self.caller.body_hash.is_some_and(|hash| hash == least_of_length(hash))
     }
 
     /// Whether its action was drawn by the probabilities of its record: neither repeated nor ordered.

@@ -63,12 +63,22 @@ impl Server {
     fn unanswered(&self, e: &reqwest::Error) -> anyhow::Error {
         let why = reason(e);
         let remedy = match why.as_str() {
-            why if why.contains("UnknownIssuer") || why.contains("BadSignature") => {
-                "`--ca FILE` (PAWL_CA) names whom to trust"
+            why if why.contains("CaUsedAsEndEntity") => {
+                "an authority's own certificate is no server's: sign one with it, or make one that is none (docs/operations.md)"
             }
-            why if why.contains("certificate") => {
+            why if [
+                "NotValidForName",
+                "Expired",
+                "NotValidYet",
+                "not valid for name",
+                "expired",
+            ]
+            .iter()
+            .any(|known| why.contains(known)) =>
+            {
                 "see that it serves a certificate for this name and time"
             }
+            why if why.contains("certificate") => "`--ca FILE` (PAWL_CA) names whom to trust",
             why if why.contains("handshake eof") || why.contains("corrupt message") => {
                 "does it speak TLS? without `[tls]` its URL begins with http://"
             }

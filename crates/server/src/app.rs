@@ -1,6 +1,7 @@
 //! What every request shares: the log and its fold, the registry, the keys, the clock, the counters.
 
 use std::{
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -141,6 +142,7 @@ impl App {
         tls::check(&config.tls).map_err(StartError::Tls)?;
         let disk: Arc<dyn Disk> = Arc::new(open_data(&config.data)?);
         let registry = Registry::open(&config.data.join("registry.sqlite")).await?;
+        warn_if_exposed(&config.data);
         let limits = JoinLimits {
             open_max: config.join.open,
             requests_max: config.join.requests as u64,
@@ -420,6 +422,17 @@ impl App {
 
 fn open_data(path: &Path) -> Result<RealDisk, StartError> {
     RealDisk::open(path).map_err(|why| StartError::Data { path: path.display().to_string(), why })
+}
+
+/// Says so where every user of the machine can read what is in the data directory: one that an older version made.
+fn warn_if_exposed(data: &Path) {
+    let open = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o005 == 0o005)
+    };
+    if open(data) && open(&data.join("log")) {
+        let data = data.display();
+        tracing::warn!("every user of this machine can read `{data}`: `chmod -R o-rwx {data}`");
+    }
 }
 
 /// Appends the changes after `seq` to the log, in order. Returns the seq of the last.

@@ -41,6 +41,7 @@ pub(crate) fn refused(e: RegistryError) -> ApiError {
         RegistryError::Database(_)
         | RegistryError::Migration(_)
         | RegistryError::Copy { .. }
+        | RegistryError::Open { .. }
         | RegistryError::Corrupt { .. } => {
             return ApiError::internal(e);
         }
@@ -229,11 +230,13 @@ pub(crate) async fn show(
     let (asked, wanted) = (app.clone(), name.clone());
     let inspected = tokio::task::spawn_blocking(move || asked.live().model(wanted)).await;
     let found = inspected.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
-    let deleted = last_change.as_ref().is_some_and(|c| c.action == "model.delete");
-    let known = found.ok_or_else(|| match deleted {
-        true => refused(RegistryError::Deleted(name.clone())),
-        false => ApiError::no_model(name.as_str()),
-    })?;
+    let Some(known) = found else {
+        let deleted = app.registry().is_deleted(&name).await.map_err(refused)?;
+        return Err(match deleted {
+            true => refused(RegistryError::Deleted(name)),
+            false => ApiError::no_model(name.as_str()),
+        });
+    };
     let (state, position) = (known.model, known.position);
     let production = rows.iter().find(|r| r.stage == "production");
     let value = json!({

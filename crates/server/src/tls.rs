@@ -12,9 +12,10 @@ use tokio::{
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig,
+        Error, ServerConfig,
         crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        server::ParsedCertificate,
     },
     server::TlsStream,
 };
@@ -43,7 +44,7 @@ struct Pem {
 /// What is made of it. Each has its own sessions: none outlives its certificate.
 struct Taken {
     config: Arc<ServerConfig>,
-    /// Unix time in seconds at which the first certificate of the chain ends that does.
+    /// Unix time in seconds at which the certificate ends; 0 where that cannot be read.
     not_after: u64,
 }
 
@@ -68,28 +69,29 @@ impl Pem {
         Ok(Self { cert: read("cert", &files.cert)?, key: read("key", &files.key)? })
     }
 
-    /// The certificates, and when the first of them ends.
+    /// The certificates, and when the server's own ends; 0 where that cannot be read.
     fn chain(&self, shown: &str) -> Result<(Vec<CertificateDer<'static>>, u64), String> {
         let no_pem = |e| format!("`tls.cert`: `{shown}` is not PEM: {e}");
         let chain: Vec<_> =
             CertificateDer::pem_slice_iter(&self.cert).collect::<Result<_, _>>().map_err(no_pem)?;
-        let mut not_after = None;
-        for (i, der) in chain.iter().enumerate() {
-            let broken =
-                |e| format!("`tls.cert`: certificate {} of `{shown}` is broken: {e}", i + 1);
-            let certificate = Certificate::from_der(der).map_err(broken)?;
-            let ends = certificate.tbs_certificate().validity().not_after;
-            let ends = ends.to_unix_duration().as_secs();
-            not_after = Some(not_after.map_or(ends, |first: u64| first.min(ends)));
+        let Some(own) = chain.first() else {
+            return Err(format!("`tls.cert`: `{shown}` holds no certificate in PEM"));
+        };
+        // One is lenient where the other is strict: what neither reads, no client does.
+        let read = |der: &CertificateDer<'_>| {
+            Certificate::from_der(der).is_ok() || ParsedCertificate::try_from(der).is_ok()
+        };
+        if let Some(i) = chain.iter().position(|der| !read(der)) {
+            return Err(format!("`tls.cert`: certificate {} of `{shown}` is broken", i + 1));
         }
-        match not_after {
-            Some(not_after) => Ok((chain, not_after)),
-            None => Err(format!("`tls.cert`: `{shown}` holds no certificate in PEM")),
-        }
+        let ends = |c: Certificate| c.tbs_certificate().validity().not_after.to_unix_duration();
+        let not_after = Certificate::from_der(own).map_or(0, |c| ends(c).as_secs());
+        Ok((chain, not_after))
     }
 
     fn private_key(&self, shown: &str) -> Result<PrivateKeyDer<'static>, String> {
-        if self.key.windows(9).any(|w| w == b"ENCRYPTED") {
+        let holds = |mark: &[u8]| self.key.windows(mark.len()).any(|w| w == mark);
+        if holds(b"BEGIN ENCRYPTED PRIVATE KEY") || holds(b"Proc-Type: 4,ENCRYPTED") {
             return Err(format!(
                 "`tls.key`: `{shown}` is encrypted, and nobody is there to be asked: `openssl pkey -in {shown} -out FILE` decrypts it"
             ));
@@ -114,7 +116,12 @@ impl Pem {
             .map_err(|e| e.to_string())?
             .with_no_client_auth()
             .with_single_cert(chain, private)
-            .map_err(|e| format!("`tls.cert` `{cert}` is not of the key `{key}`: {e}"))?;
+            .map_err(|e| match e {
+                Error::InconsistentKeys(_) => {
+                    format!("`tls.cert` `{cert}` is not of the key `{key}`")
+                }
+                other => format!("`tls.cert`: `{cert}` cannot be served: {other}"),
+            })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Taken { config: Arc::new(config), not_after })
     }
@@ -131,7 +138,7 @@ pub fn check(files: &config::Tls) -> Result<(), String> {
 fn tell(app: &App, taken: &Taken) {
     app.metrics().tls_stale.set(0);
     app.metrics().tls_not_after.set(taken.not_after.cast_signed());
-    if taken.not_after * 1000 <= app.now_ms() {
+    if (1..=app.now_ms() / 1000).contains(&taken.not_after) {
         tracing::warn!(not_after = taken.not_after, "the certificate of `tls.cert` has expired");
     }
 }

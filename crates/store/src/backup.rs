@@ -10,7 +10,7 @@ use std::{
 use pawl_domain::{Position, Sha256};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{private_dir, private_file};
+use crate::disk::{private_dir, private_dirs, private_file};
 
 /// The version of this format.
 const FORMAT: u32 = 1;
@@ -165,6 +165,7 @@ pub fn put(directory: &Path, entry: &Entry, bytes: &[u8]) -> Result<bool, Backup
     if bytes.len() as u64 != entry.bytes || Sha256::of(bytes) != entry.sha256 {
         return Ok(false);
     }
+    private_dir(directory).map_err(at(directory))?;
     write_durably(&object(directory, entry.sha256), bytes)?;
     Ok(true)
 }
@@ -172,12 +173,16 @@ pub fn put(directory: &Path, entry: &Entry, bytes: &[u8]) -> Result<bool, Backup
 /// Writes a file so that after a crash it is there in full or not at all.
 fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
     let parent = path.parent().unwrap_or_else(|| Path::new("."));
-    private_dir(parent).map_err(at(parent))?;
+    private_dirs(parent).map_err(at(parent))?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(".part");
     let beside = PathBuf::from(beside);
+    // What a crash left keeps its own mode.
+    match fs::remove_file(&beside) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at(&beside)(e)),
+        _ => {}
+    }
     let mut file = private_file(&beside).map_err(at(&beside))?;
-    file.set_len(0).map_err(at(&beside))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&beside))?;
     fs::rename(&beside, path).map_err(at(path))?;
     File::open(parent).and_then(|d| d.sync_all()).map_err(at(parent))
@@ -192,6 +197,7 @@ pub fn finish(directory: &Path, manifest: &Manifest) -> Result<(), BackupError> 
         .map_err(|e| damaged(directory, format!("cannot be described: {e}")))?;
     let digest = Sha256::of(json.as_bytes());
     let text = format!("{MAGIC} {digest}\n{json}\n");
+    private_dir(directory).map_err(at(directory))?;
     write_durably(&directory.join(MANIFEST), text.as_bytes())?;
     let wanted: BTreeSet<PathBuf> =
         manifest.files.iter().map(|f| object(directory, f.sha256)).collect();
@@ -284,6 +290,7 @@ pub fn restore(directory: &Path, data: &Path) -> Result<Manifest, BackupError> {
     if there {
         return Err(BackupError::NotEmpty(data.display().to_string()));
     }
+    private_dir(data).map_err(at(data))?;
     for entry in &manifest.files {
         let inside = |part: &str| !part.is_empty() && part != "." && part != "..";
         if !entry.path.split('/').all(inside) {

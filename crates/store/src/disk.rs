@@ -116,10 +116,15 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent() {
         fs::create_dir_all(above)?;
     }
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        done => done,
-    }
+    private_dirs(path)
+}
+
+/// The same, and of those above it that are missing too: inside one that is private.
+///
+/// # Errors
+/// If one cannot be created.
+pub(crate) fn private_dirs(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Opens a file for reading and writing, and creates it where it is missing, for its owner alone.
@@ -174,7 +179,7 @@ impl Disk for RealDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.root.join(path);
         if let Some(dir) = path.parent() {
-            private_dir(dir)?;
+            private_dirs(dir)?;
         }
         Ok(Arc::new(RealFile(private_file(&path)?)))
     }

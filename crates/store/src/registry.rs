@@ -33,6 +33,14 @@ pub enum RegistryError {
     /// The schema could not be brought up to date.
     #[error("the registry's schema cannot be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// It cannot be opened.
+    #[error("`{path}` cannot be opened for writing: {why}")]
+    Open {
+        /// Which.
+        path: String,
+        /// The reason.
+        why: std::io::Error,
+    },
     /// A copy to look into cannot be made.
     #[error("`{from}` cannot be copied to `{to}`: {why}; TMPDIR says where copies are made")]
     Copy {
@@ -161,7 +169,8 @@ impl Registry {
     /// # Errors
     /// If it cannot be opened.
     pub async fn open(path: &Path) -> Result<Self, RegistryError> {
-        secret::private_files(path).map_err(sqlx::Error::Io)?;
+        secret::hide_files(path)
+            .map_err(|why| RegistryError::Open { path: path.display().to_string(), why })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -365,6 +374,15 @@ impl Registry {
         .fetch_one(&self.pool)
         .await?;
         Ok((number(&row, "incarnation")?, number(&row, "seq")?))
+    }
+
+    /// Whether there was a model of this name, and it is gone.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn is_deleted(&self, model: &ModelName) -> Result<bool, RegistryError> {
+        let gone = sqlx::query("SELECT name FROM models WHERE name = ? AND deleted_ms IS NOT NULL");
+        Ok(gone.bind(model.as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
     /// The latest change of a model or of its versions.

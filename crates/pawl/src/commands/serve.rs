@@ -58,9 +58,9 @@ impl Serve {
     pub fn run(&self) -> Result<()> {
         if self.check {
             let config = self.config()?;
-            pawl_server::tls::check(&config.tls)
-                .map_err(|e| anyhow!("a start would be refused: {e}"))?;
-            return check::run(&config.data);
+            check::run(&config.data)?;
+            return pawl_server::tls::check(&config.tls)
+                .map_err(|e| anyhow!("a start would be refused: {e}"));
         }
         let config = self.config()?;
         log_to_stderr(config.logging);

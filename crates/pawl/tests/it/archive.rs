@@ -55,6 +55,7 @@ fn an_archived_model_learns_on_and_a_deleted_one_is_gone() {
         let (done, told) = pawl(&server, &[arguments, &[spec.to_str().unwrap()]].concat());
         assert!(!done && told.contains("was deleted") && told.contains("another name"), "{told}");
     }
+    assert_eq!(server.get("/v1/models/router").status(), 410);
     // What it decided, and what came of that, can be read until it is trimmed.
     let decisions = server.json("/v1/models/router/decisions")["decisions"].clone();
     let feedback = server.json("/v1/models/router/feedback")["feedback"].clone();

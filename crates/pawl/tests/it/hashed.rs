@@ -83,6 +83,7 @@ fn a_word_is_a_slot_that_its_directory_alone_knows() {
     let registry = data.join("registry.sqlite");
     assert_eq!((mode(&data), mode(&registry)), (0o700, 0o600));
     assert_eq!(mode(&registry.with_extension("sqlite-wal")), 0o600);
+    assert_eq!(mode(&data.join("artifacts")), 0o700);
     let first = kept(&server);
     assert_eq!(kept(&server), first);
     assert!((0..5).all(|k| slots(&first[k], "prompt").len() == 3));
@@ -98,8 +99,12 @@ fn a_word_is_a_slot_that_its_directory_alone_knows() {
     let (to, restored) = (backup.to_str().unwrap(), dirs[2].path().join("data"));
     let said = server.command(&["backup", "create", "--to", to]);
     assert!(said.status.success(), "{said:?}");
+    assert_eq!(mode(&backup), 0o700);
     server.kill();
+    // An older version left it to be read by all; a group that an administrator let in stays.
+    std::fs::set_permissions(&registry, std::fs::Permissions::from_mode(0o664)).unwrap();
     let server = Server::start(&data, &[]);
+    assert_eq!(mode(&registry), 0o660);
     assert_eq!(kept(&server), first);
     assert_eq!(server.terminate(), Some(0));
     assert!(!holds(&data, "secretword"));
@@ -153,6 +158,14 @@ fn a_request_cannot_be_guessed_from_its_record() {
         server.ok("/v1/models/router/decide", &body("alice"))["decision_id"],
         first["decision_id"]
     );
+
+    // Nor does one without a context refuse its own repetition then.
+    let bare = r#"{"request_id": "r2", "targeting_key": "u43", "context": {}}"#;
+    let first = server.ok("/v1/models/router/decide", bare)["decision_id"].clone();
+    assert!(server.command(&["erase", "--targeting-key", "u43"]).status.success());
+    assert_eq!(server.ok("/v1/models/router/decide", bare)["decision_id"], first);
+    let shown = server.json(&format!("/v1/decisions/{}", first.as_str().unwrap()));
+    assert_eq!(shown["erased"], true);
 }
 
 fn leaves(server: &Server, plan: &str) -> f64 {

@@ -119,6 +119,8 @@ fn a_client_trusts_whom_it_was_told_to() {
     assert!(code == Some(1) && said.contains("certificate") && said.contains("--ca"), "{said}");
     let (code, said) = run(&["health", "--server", base, "--ca", &path("key.pem")]);
     assert!(code == Some(1) && said.contains("holds no certificate"), "{said}");
+    let (code, said) = run(&["health", "--server", base]);
+    assert!(code == Some(1) && said.contains("`--ca FILE`"), "{said}");
     let plain = base.replace("https", "http");
     let (code, said) = run(&["model", "list", "--server", &plain]);
     assert!(code == Some(1) && said.contains("use an https:// URL"), "{said}");

@@ -38,14 +38,19 @@ impl HashSecret {
     }
 }
 
-/// Makes the files of a database their owner's alone: secrets are in them. What SQLite makes beside it later is as the database is.
-pub(super) fn private_files(path: &Path) -> io::Result<()> {
+/// Hides the files of a database from others than its owner and group: secrets are in them. What SQLite makes beside it later is as the
+/// database is. Only the owner can: where somebody else starts, they stay as they are.
+///
+/// # Errors
+/// If the database cannot be opened.
+pub(super) fn hide_files(path: &Path) -> io::Result<()> {
     private_file(path)?;
-    for beside in ["sqlite-wal", "sqlite-shm"] {
-        match fs::set_permissions(path.with_extension(beside), Permissions::from_mode(0o600)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
+    for file in ["sqlite", "sqlite-wal", "sqlite-shm"].map(|e| path.with_extension(e)) {
+        let Ok(metadata) = fs::metadata(&file) else { continue };
+        let mode = metadata.permissions().mode();
+        if mode & 0o007 != 0 {
+            let _not_the_owner = fs::set_permissions(&file, Permissions::from_mode(mode & 0o770));
         }
     }
-    fs::set_permissions(path, Permissions::from_mode(0o600))
+    Ok(())
 }
