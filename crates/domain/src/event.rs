@@ -255,7 +255,7 @@ pub struct Caller {
     pub metadata: Option<String>,
     /// When it was decided, where another system did.
     pub at_ms: Option<u64>,
-    /// With a request id: XXH3 of the request's body, to tell a repetition from another request.
+    /// With a request id: a keyed hash of the request's body, to tell a repetition from another request.
     pub body_hash: Option<u64>,
 }
 

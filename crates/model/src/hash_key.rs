@@ -63,8 +63,8 @@ impl HashKey {
     /// The hash of a word.
     #[must_use]
     pub fn hash(&self, word: &[u8]) -> u64 {
-        let (key, _) = self.0.0.split_first_chunk().unwrap_or((&[0; 16], &[]));
-        let mut hasher = SipHasher24::new_with_key(key);
+        let key: [u8; 16] = core::array::from_fn(|i| self.0.0[i]);
+        let mut hasher = SipHasher24::new_with_key(&key);
         hasher.write(word);
         hasher.finish()
     }

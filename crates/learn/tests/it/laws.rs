@@ -174,7 +174,7 @@ proptest! {
     /// Whatever the words: the log has none of them, one key gives one result, and another key other slots.
     #[test]
     fn words_that_are_logged_encoded_are_hidden_by_the_key(
-        words in prop::collection::btree_set("[a-z]{6,12}|[0-9]{6,12}", 4..9),
+        words in prop::collection::btree_set("[a-z]{6,12}", 4..9),
     ) {
         let spec = everything();
         let words: Vec<String> = words.into_iter().collect();
@@ -186,7 +186,7 @@ proptest! {
         let kept = under(1);
         let slots = |logged: &str| serde_json::from_str::<Value>(logged).unwrap()["kept"]["pawl:slots"].clone();
         prop_assert!(slots(&kept).is_array());
-        prop_assert!(words.iter().all(|w| !slots(&kept).to_string().contains(w.as_str())));
+        prop_assert!(words.iter().all(|w| !kept.contains(w.as_str())));
         prop_assert_eq!(&kept, &under(1));
         // Four words of 64 slots: some key of ten puts them elsewhere.
         prop_assert!((2..12).any(|k| slots(&under(k)) != slots(&kept)));

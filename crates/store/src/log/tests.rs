@@ -1,6 +1,9 @@
 //! The log: order, recovery from torn tails, refusal of other damage.
 
-use pawl_domain::event::Event;
+use pawl_domain::{
+    LearnerId,
+    event::{Caller, Decided, Event, Outcome},
+};
 
 use super::*;
 use crate::MemoryDisk;
@@ -199,4 +202,48 @@ fn trimming_removes_whole_segments() {
     let (log, _) = open(&disk, boundary, false).unwrap();
     assert_eq!(log.first(), boundary);
     assert_eq!(contents(&log, offsets[60]), (60..100).collect::<Vec<_>>());
+}
+
+/// A record that is erased keeps its length, or it would be left as it is: of every length that a hash has in the log, and with what
+/// says something of a person in every place.
+#[test]
+fn an_erased_record_is_as_long_as_it_was() {
+    let hashes = (0..64).map(|bit| u64::MAX >> bit).chain((0..64).map(|bit| 1 << bit)).chain([0]);
+    for hash in hashes {
+        let mut decided = Decided {
+            epoch: 1,
+            nonce: 2,
+            at_ms: 3,
+            model: "m".parse().unwrap(),
+            version: semver::Version::new(1, 0, 0),
+            learner: LearnerId(1),
+            snapshot: 0,
+            clock: 0,
+            context: r#"{"x":"héllo"}"#.to_owned(),
+            eligible: vec![0],
+            removed: Vec::new(),
+            probabilities: vec![1.0],
+            chosen: 0,
+            outcome: Outcome::Ok,
+            reason: None,
+            caller: Caller {
+                targeting_key: Some("üser".to_owned()),
+                session_id: Some("s".to_owned()),
+                metadata: Some(r#"{"a":1}"#.to_owned()),
+                body_hash: Some(hash),
+                ..Caller::default()
+            },
+            metrics: Vec::new(),
+        };
+        let before = frame::encode(&Event::Decided(decided.clone()));
+        decided.erase();
+        assert!(decided.is_erased());
+        let after = frame::encode(&Event::Decided(decided.clone()));
+        assert_eq!(after.len(), before.len(), "{hash:x}");
+        for said in ["llo", "ser", "\"a\""] {
+            assert!(!after.windows(said.len()).any(|w| w == said.as_bytes()), "{said}");
+        }
+        let left = decided.caller.body_hash.unwrap();
+        assert!(left == 0 || (left.is_power_of_two() && left.ilog2().is_multiple_of(7)));
+    }
 }
